@@ -1,0 +1,92 @@
+//! The contract of a runner: it turns an intent into rows, and keeps the state between batches.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use crate::batch::{Account, BatchId, Dropped, Intent, PartitionId};
+use crate::error::Result;
+use crate::sink::Output;
+use crate::watermark::Timeline;
+
+/// One batch to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// What is read.
+    pub intent: &'a Intent,
+    /// The event time before the batch. What it is afterwards follows from it by [`Timeline::advance`].
+    pub timeline: &'a Timeline,
+    /// Rows of the batch that are left out because an expression fails on them: they count as rejected.
+    pub left_out: &'a [Dropped],
+    /// Run over only the first so many rows that are used, in log order; for finding the row that makes an
+    /// expression fail. The outcome is then never installed.
+    pub take: Option<u64>,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The rows to publish.
+    pub output: Output,
+    /// The account, per source, in the order of the intent.
+    pub account: Vec<Account>,
+    /// The watermarks of the partitions that were read, after the batch.
+    pub watermarks: BTreeMap<String, BTreeMap<PartitionId, i64>>,
+    /// The rows that were left out, with `left_out` of the task among them.
+    pub dropped: Vec<Dropped>,
+}
+
+/// A row of a task, counted over the rows that are used, in log order: source, partition, offset.
+#[derive(Clone, Debug)]
+pub struct UsedRow {
+    /// What `$rejected` will hold of the row; the reason is filled in by the caller.
+    pub row: Dropped,
+}
+
+/// Turns an intent into rows, and keeps the state between batches.
+///
+/// **Replay.** The same task from the same state gives the same rows, in this process or another.
+///
+/// **State.** `run` stages what it will remember; `install` makes it the state, `discard` forgets it. A run
+/// that fails, or whose future is dropped, leaves the state as it was; `discard` is called before the next.
+///
+/// **Errors.** [`crate::ErrorKind::Row`] where an expression fails on a row: the loop then finds the row by
+/// running prefixes of the batch ([`Task::take`]) and asks for it with `used_row`.
+#[async_trait]
+pub trait Runner: Send {
+    /// Runs a batch.
+    async fn run(&mut self, task: Task<'_>) -> Result<Outcome>;
+
+    /// The n-th row that the task uses, counted from 0; `None` past the last.
+    async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>>;
+
+    /// What was staged becomes the state.
+    fn install(&mut self);
+
+    /// What was staged is forgotten.
+    fn discard(&mut self);
+
+    /// The powers of a runner that keeps state; `None` where it keeps none.
+    fn state(&mut self) -> Option<&mut dyn RunnerState> {
+        None
+    }
+}
+
+/// State that can be checkpointed. Incremental: a checkpoint stores what came since the one before.
+#[async_trait]
+pub trait RunnerState: Send {
+    /// Captures the state as of the last installed batch, at once and cheaply; the future stores it and
+    /// answers a manifest. The next batch may run meanwhile. One checkpoint at a time.
+    fn checkpoint(&mut self, batch: BatchId) -> Result<BoxFuture<'static, Result<String>>>;
+
+    /// Makes the state what it was when this manifest was made. Called before the first run.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Corrupt`] where a file is missing or not what was written;
+    /// [`crate::ErrorKind::Query`] where the state is of another query, named by operator.
+    async fn restore(&mut self, manifest: &str) -> Result<()>;
+
+    /// These manifests may be restored; what no other one needs can be removed.
+    fn retain(&mut self, manifests: &[String]) -> Result<()>;
+}
