@@ -3,11 +3,12 @@
 //! A batch is decided once, by its [`Intent`]: the ranges of every source partition, the batch time and
 //! the watermark it starts from. Run again, the same intent gives the same rows.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Digest;
 
@@ -30,7 +31,45 @@ impl fmt::Display for BatchId {
 }
 
 /// The name of a partition within its source: a file's path, a topic and partition, a generator's number.
-pub type PartitionId = Arc<str>;
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(Arc<str>);
+
+impl PartitionId {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<S: AsRef<str>> From<S> for PartitionId {
+    fn from(name: S) -> Self {
+        Self(name.as_ref().into())
+    }
+}
+
+impl Borrow<str> for PartitionId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for PartitionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PartitionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
 
 /// A place between two rows of a partition.
 ///
