@@ -3,6 +3,11 @@
 //! What was appended is durable after `sync` of its file; a created, renamed or removed name is durable
 //! after `sync_dir` of its directory. Anything else may be there or not after a crash, in any order.
 
+mod real;
+pub mod step;
+
+pub use real::RealDisk;
+
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,7 +44,8 @@ pub trait Disk: Send + Sync + Debug {
     /// Creates a directory and those above it.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// The names of the files in a directory, sorted; empty where there is no such directory.
+    /// The names of the files in a directory (without the directory), sorted; empty where there is no such
+    /// directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
 
     /// The whole file.
@@ -57,7 +63,8 @@ pub trait Disk: Send + Sync + Debug {
     /// Makes the names in a directory durable.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Takes the lock of this name, or answers `None` where somebody holds it.
+    /// Takes the lock of this name, or answers `None` where somebody holds it. While it is held, [`Disk::read`]
+    /// of the name tells a person who that is.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
 }
 

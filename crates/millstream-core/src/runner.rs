@@ -80,13 +80,15 @@ pub trait RunnerState: Send {
     /// answers a manifest. The next batch may run meanwhile. One checkpoint at a time.
     fn checkpoint(&mut self, batch: BatchId) -> Result<BoxFuture<'static, Result<String>>>;
 
-    /// Makes the state what it was when this manifest was made. Called before the first run.
+    /// Makes the state what it was when this manifest was made. Called before the first run; after an error, again
+    /// with an older manifest, or not at all: the runner is then as it was made.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Corrupt`] where a file is missing or not what was written;
     /// [`crate::ErrorKind::Query`] where the state is of another query, named by operator.
     async fn restore(&mut self, manifest: &str) -> Result<()>;
 
-    /// These manifests may be restored; what no other one needs can be removed.
+    /// These manifests may be restored; what none of them needs can be removed. Never called while a checkpoint is
+    /// being stored.
     fn retain(&mut self, manifests: &[String]) -> Result<()>;
 }

@@ -2,8 +2,8 @@
 //!
 //! The watermark of a partition after a row is the largest event time seen up to and with that row, minus
 //! the declared delay. The frontier is the minimum over the active partitions of all sources that have an
-//! event time; it never moves back. When every partition has finished, it is [`END_OF_TIME`]; when all of
-//! those that have not finished rest, it is the largest of their watermarks.
+//! event time; it never moves back. When every partition has finished, it is [`END_OF_TIME`]; when none
+//! is active but rows may still come, it is the largest of all watermarks.
 
 use std::collections::BTreeMap;
 
@@ -128,6 +128,7 @@ impl Timeline {
         if active.peek().is_some() {
             return active.map(|p| p.watermark).min().flatten();
         }
-        open().filter_map(|p| p.watermark).max()
+        // Nothing holds it back: all that is known of rests, or has been read to its end in a source that goes on.
+        timed().flat_map(|s| s.partitions.values()).filter_map(|p| p.watermark).max()
     }
 }

@@ -1,0 +1,156 @@
+//! The rows that are not part of the answer, by batch, beside the log.
+//!
+//! ```text
+//! 1 6c0d2f5a 187 {"batch":7,"part":0,"rows":[{"kind":"late","source":"tx","partition":"tx.ndjson","place":{…},…}]}
+//! ```
+//! A batch is one record, or several parts of it. A batch that is run again writes its rows again: what was written
+//! last for a batch, from its part 0 on, is what counts.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{BatchId, Dropped};
+use crate::disk::{Disk, DiskFile, SharedDisk};
+use crate::error::Result;
+
+use super::frame::{encode, scan};
+use super::paths::Sequence;
+use super::read::{corrupt, read_file, unreadable};
+use super::write::failed;
+
+/// A record has no more text than this, save where a single row has.
+const PART_BYTES: usize = 1 << 20;
+
+#[derive(Deserialize)]
+struct Part {
+    batch: BatchId,
+    part: u64,
+    rows: Vec<Dropped>,
+}
+
+#[derive(Serialize)]
+struct PartRef<'a> {
+    batch: BatchId,
+    part: u64,
+    rows: &'a [Dropped],
+}
+
+/// Every dropped row that is kept, by batch, in the order in which it was met. Needs no lock.
+///
+/// # Errors
+/// [`crate::ErrorKind::Corrupt`] where a record can't be read and it is no torn tail.
+pub fn read_dropped(disk: &dyn Disk, dir: &Path) -> Result<Vec<(BatchId, Dropped)>> {
+    let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
+    for number in Sequence::Dropped.list(disk, dir)? {
+        let path = Sequence::Dropped.segment(dir, number);
+        let Some(bytes) = read_file(disk, &path)? else { continue };
+        let found = scan(&bytes);
+        if found.whole_after.is_some() {
+            return Err(corrupt(&path, found.len, "a record of dropped rows can't be read"));
+        }
+        for frame in &found.frames {
+            let part: Part = serde_json::from_slice(frame.json(&bytes)).map_err(|e| unreadable(&path, frame, e))?;
+            let rows = batches.entry(part.batch).or_default();
+            if part.part == 0 {
+                rows.clear();
+            }
+            rows.extend(part.rows);
+        }
+    }
+    Ok(batches.into_iter().flat_map(|(batch, rows)| rows.into_iter().map(move |row| (batch, row))).collect())
+}
+
+/// Appends dropped rows, for the process that owns the log.
+#[derive(Debug)]
+pub(crate) struct DroppedLog {
+    disk: SharedDisk,
+    dir: PathBuf,
+    segment_bytes: u64,
+    segments_max: usize,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: Box<dyn DiskFile>,
+    segment: u64,
+    len: u64,
+}
+
+impl DroppedLog {
+    /// Keeps about so many bytes, in segments of this size. Nothing is touched before a row is dropped.
+    pub(crate) fn new(disk: SharedDisk, dir: PathBuf, segment_bytes: u64, kept_bytes: u64) -> Self {
+        let segments_max = usize::try_from(kept_bytes / segment_bytes.max(1)).unwrap_or(usize::MAX).max(1);
+        Self { disk, dir, segment_bytes, segments_max, open: None }
+    }
+
+    /// Writes the rows of a batch. The future makes them durable: before it has returned, the batch must not be
+    /// committed.
+    pub(crate) async fn write(
+        &mut self,
+        batch: BatchId,
+        rows: &[Dropped],
+    ) -> Result<impl Future<Output = Result<()>> + Send + 'static + use<>> {
+        let mut bytes = Vec::new();
+        for (part, rows) in parts(rows).into_iter().enumerate() {
+            encode(&PartRef { batch, part: part as u64, rows }, &mut bytes)?;
+        }
+        let open = match self.open.take() {
+            Some(open) if open.len < self.segment_bytes => open,
+            Some(open) => self.begin(open.segment + 1).await?,
+            None => self.resume().await?,
+        };
+        let open = self.open.insert(open);
+        let path = Sequence::Dropped.segment(&self.dir, open.segment);
+        open.file.append(&bytes).map_err(|e| failed("write", &path, e))?;
+        open.len += bytes.len() as u64;
+        let syncer = open.file.syncer();
+        Ok(async move { syncer.sync().await.map_err(|e| failed("sync", &path, e)) })
+    }
+
+    /// Goes on in the newest segment, or begins one behind it where its end is torn.
+    async fn resume(&mut self) -> Result<Open> {
+        let Some(last) = Sequence::Dropped.list(&*self.disk, &self.dir)?.last().copied() else {
+            return self.begin(1).await;
+        };
+        let path = Sequence::Dropped.segment(&self.dir, last);
+        let bytes = read_file(&*self.disk, &path)?.unwrap_or_default();
+        let len = bytes.len() as u64;
+        if scan(&bytes).len < len || len >= self.segment_bytes {
+            return self.begin(last + 1).await;
+        }
+        let file = self.disk.open(&path).map_err(|e| failed("open", &path, e))?;
+        Ok(Open { file, segment: last, len })
+    }
+
+    async fn begin(&mut self, segment: u64) -> Result<Open> {
+        let path = Sequence::Dropped.segment(&self.dir, segment);
+        let file = self.disk.open(&path).map_err(|e| failed("open", &path, e))?;
+        self.disk.sync_dir(&self.dir).await.map_err(|e| failed("sync", &self.dir, e))?;
+        let numbers = Sequence::Dropped.list(&*self.disk, &self.dir)?;
+        for old in numbers.iter().take(numbers.len().saturating_sub(self.segments_max)) {
+            let path = Sequence::Dropped.segment(&self.dir, *old);
+            self.disk.remove(&path).map_err(|e| failed("remove", &path, e))?;
+        }
+        Ok(Open { file, segment, len: 0 })
+    }
+}
+
+/// Cuts the rows into parts of a bounded size; at least one.
+fn parts(rows: &[Dropped]) -> Vec<&[Dropped]> {
+    let mut parts = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (i, row) in rows.iter().enumerate() {
+        let bytes = row.raw.len() + row.reason.len();
+        if i > start && size + bytes > PART_BYTES {
+            parts.push(rows.get(start..i).unwrap_or_default());
+            (start, size) = (i, 0);
+        }
+        size += bytes;
+    }
+    parts.push(rows.get(start..).unwrap_or_default());
+    parts
+}
