@@ -3,6 +3,7 @@
 //! Everything here implements the contracts of `millstream-core` and could have been written by a stranger:
 //! it knows no engine and no SQL.
 
+pub mod failpoint;
 pub mod format;
 pub mod options;
 pub mod sink;
