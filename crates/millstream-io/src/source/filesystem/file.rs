@@ -1,0 +1,242 @@
+//! One file of a source: what it is, what was seen of it, and how far it can be read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millstream_core::batch::{PartitionId, Position};
+use millstream_core::source::Limit;
+use millstream_core::{Error, Result};
+
+use super::columnar::RowFile;
+use super::cursor::Cursor;
+use super::identity::FileIdentity;
+use super::input::Packing;
+use super::lines::LastLine;
+use super::text::{Extent, TextFile};
+use crate::format::parquet::ParquetFile;
+
+/// What the files of a table hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holding {
+    Lines,
+    Parquet,
+}
+
+/// One file of a source.
+#[derive(Debug)]
+pub(super) struct OneFile {
+    path: PathBuf,
+    followed: bool,
+    /// How its lines are packed; `None` while it is empty, which says nothing.
+    packing: Option<Packing>,
+    seen: FileIdentity,
+    /// It is another one than it was when it was begun.
+    replaced: bool,
+    gone: bool,
+    /// When its position last moved, in offers.
+    pub moved: u64,
+    /// Where it was read up to at the last offer.
+    pub last: Position,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Lines(TextFile),
+    Parquet(RowFile),
+}
+
+impl Content {
+    fn new(holding: Holding) -> Self {
+        match holding {
+            Holding::Lines => Self::Lines(TextFile::default()),
+            Holding::Parquet => Self::Parquet(RowFile::default()),
+        }
+    }
+
+    fn holding(&self) -> Holding {
+        match self {
+            Self::Lines(_) => Holding::Lines,
+            Self::Parquet(_) => Holding::Parquet,
+        }
+    }
+}
+
+impl OneFile {
+    pub(super) fn new(path: PathBuf, seen: FileIdentity, holding: Holding, followed: bool) -> Result<Self> {
+        let content = Content::new(holding);
+        let (packing, moved, last) = Default::default();
+        let mut file = Self { path, followed, packing, seen, replaced: false, gone: false, moved, last, content };
+        file.look(seen)?;
+        Ok(file)
+    }
+
+    /// The file was found so.
+    pub(super) fn look(&mut self, seen: FileIdentity) -> Result<()> {
+        let another = self.seen.node != seen.node || (self.is_whole() && self.seen != seen);
+        if self.gone || another {
+            self.replaced |= another;
+            self.gone = false;
+            self.packing = None;
+            self.content = Content::new(self.content.holding());
+        }
+        self.seen = seen;
+        let lines = self.content.holding() == Holding::Lines;
+        if lines && self.packing.is_none() && (seen.size > 0 || !self.followed) {
+            self.packing = Some(Packing::at(&self.path)?);
+        }
+        Ok(())
+    }
+
+    /// The file was not found.
+    pub(super) fn miss(&mut self) {
+        self.gone = true;
+    }
+
+    pub(super) fn seen(&self) -> FileIdentity {
+        self.seen
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes what fits into the limit, from which it takes off what it took.
+    pub(super) fn take(&mut self, cursor: &mut Cursor, limit: &mut Limit, kept: &mut usize) -> Result<()> {
+        let extent = self.extent();
+        match &mut self.content {
+            Content::Lines(text) => text.take(cursor, limit, extent.of(&self.path), kept),
+            Content::Parquet(rows) => rows.take(cursor, limit, &self.path, self.seen.size),
+        }
+    }
+
+    /// Takes the next row, however large; whether there was one.
+    pub(super) fn take_one(&mut self, cursor: &mut Cursor, kept: &mut usize) -> Result<bool> {
+        let extent = self.extent();
+        match &mut self.content {
+            Content::Lines(text) => text.take_one(cursor, extent.of(&self.path), kept),
+            Content::Parquet(rows) => rows.take_one(cursor, &self.path, self.seen.size),
+        }
+    }
+
+    /// The hash that a range's stamp carries.
+    pub(super) fn hash(&self, cursor: &Cursor) -> u64 {
+        match &self.content {
+            Content::Lines(_) => cursor.hash(),
+            Content::Parquet(rows) => rows.hash(),
+        }
+    }
+
+    /// Everything below this position is left behind. Answers how much memory is held.
+    pub(super) fn trim(&mut self, below: Position) -> usize {
+        let Content::Lines(text) = &mut self.content else { return 0 };
+        text.trim(below.offset);
+        text.size()
+    }
+
+    /// Whether it is held open.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(&self.content, Content::Lines(text) if text.has_reader())
+    }
+
+    /// Lets go of the file; it is opened again where it is read again.
+    pub(super) fn close(&mut self) {
+        if let Content::Lines(text) = &mut self.content {
+            text.close();
+        }
+    }
+
+    pub(super) fn text(&mut self) -> Option<&mut TextFile> {
+        match &mut self.content {
+            Content::Lines(text) => Some(text),
+            Content::Parquet(_) => None,
+        }
+    }
+
+    pub(super) fn parquet(&self) -> Option<Arc<ParquetFile>> {
+        match &self.content {
+            Content::Lines(_) => None,
+            Content::Parquet(rows) => rows.file(),
+        }
+    }
+
+    /// Something may be past this position.
+    pub(super) fn has_more(&self, at: Position) -> bool {
+        !self.gone && !self.is_read_up_to(at)
+    }
+
+    /// Nothing will ever be past this position.
+    pub(super) fn is_finished(&self, at: Position) -> bool {
+        if self.gone {
+            return self.is_read_up_to(at) || at.offset == 0;
+        }
+        self.is_read_up_to(at) && (!self.followed || self.is_whole())
+    }
+
+    /// Bytes past this position, where that is known.
+    pub(super) fn behind(&self, at: Position) -> Option<u64> {
+        match &self.content {
+            Content::Parquet(rows) => Some(rows.behind(at, self.seen.size)),
+            Content::Lines(_) if self.is_whole() => None,
+            Content::Lines(_) => Some(self.seen.size.saturating_sub(at.offset)),
+        }
+    }
+
+    /// The file is still the one that was read up to this position.
+    pub(super) fn check(&mut self, id: &PartitionId, at: Position) -> Result<()> {
+        if at.offset == 0 {
+            self.replaced = false;
+            return Ok(());
+        }
+        let what = if self.gone && !self.is_read_up_to(at) {
+            "vanished before it was read to its end"
+        } else if self.replaced {
+            "was replaced by another one of the same name"
+        } else if !self.is_whole() && at.offset > self.seen.size {
+            "was shrunk"
+        } else {
+            return Ok(());
+        };
+        Err(Error::input(format!(
+            "the file '{id}' {what}: it was read up to byte {} and is now {} bytes. Put it back as it was, or start \
+             the query anew with another state directory; a file that is read while it grows must only be appended to",
+            at.offset,
+            if self.gone { 0 } else { self.seen.size }
+        )))
+    }
+
+    /// It is read once, and never grows.
+    fn is_whole(&self) -> bool {
+        match self.content {
+            Content::Parquet(_) => self.seen.size > 0,
+            Content::Lines(_) => !matches!(self.packing, None | Some(Packing::None)),
+        }
+    }
+
+    fn is_read_up_to(&self, at: Position) -> bool {
+        match &self.content {
+            Content::Parquet(rows) if self.is_whole() => rows.end() == Some(at.offset),
+            Content::Lines(text) if self.is_whole() => text.unpacked_end() == Some(at.offset),
+            // A Parquet file that is not written yet; in a bounded source it is an error to be read.
+            Content::Parquet(_) => self.followed,
+            Content::Lines(_) => at.offset >= self.seen.size,
+        }
+    }
+
+    fn extent(&self) -> Reach {
+        let last = if self.followed && !self.is_whole() { LastLine::Waits } else { LastLine::Counts };
+        Reach { until: if self.is_whole() { u64::MAX } else { self.seen.size }, last }
+    }
+}
+
+/// How far the lines of a file can be read.
+struct Reach {
+    until: u64,
+    last: LastLine,
+}
+
+impl Reach {
+    fn of<'a>(&self, path: &'a Path) -> Extent<'a> {
+        Extent { path, until: self.until, last: self.last }
+    }
+}

@@ -1,0 +1,261 @@
+//! All files of a source: what is there, and whose turn it is.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use millstream_core::batch::{PartitionId, Position, Positions, Range};
+use millstream_core::source::{Limit, Offer};
+use millstream_core::{Error, Result};
+
+use super::columnar::verified;
+use super::cursor::Cursor;
+use super::file::{Holding, OneFile};
+use super::identity::{FileIdentity, Stamp};
+use super::input::Packing;
+use super::lines::LineReader;
+use super::listing::Listing;
+use super::rows::RangeLines;
+use crate::format::parquet::ParquetFile;
+
+/// So many files are read from in one offer.
+const SERVED_MAX: usize = 16;
+
+/// So many files are held open.
+const OPEN_MAX: usize = 256;
+
+/// All files of a source.
+#[derive(Debug)]
+pub(super) struct Files {
+    listing: Listing,
+    holding: Holding,
+    followed: bool,
+    listed: bool,
+    partitions: BTreeMap<PartitionId, OneFile>,
+    /// Counts the offers.
+    offers: u64,
+    /// The limit of the last offer, and among how many files it was shared out.
+    shared: Option<(Limit, u64)>,
+    /// Readers that were left at the end of a range, for whoever opens the next one.
+    spare: BTreeMap<PartitionId, LineReader>,
+}
+
+/// A range that is being opened.
+pub(super) enum Opened {
+    Lines(RangeLines),
+    Parquet(Arc<ParquetFile>),
+}
+
+/// A range that is being put together.
+struct Serving {
+    id: PartitionId,
+    cursor: Cursor,
+}
+
+impl Files {
+    pub(super) fn new(listing: Listing, holding: Holding, followed: bool) -> Self {
+        let (partitions, spare) = Default::default();
+        Self { listing, holding, followed, listed: false, partitions, offers: 0, shared: None, spare }
+    }
+
+    /// Looks at what may have changed: at these paths, or at all of them.
+    pub(super) fn refresh(&mut self, changed: Option<HashSet<PathBuf>>) -> Result<()> {
+        if !self.listed || (self.followed && changed.is_none()) {
+            let found = self.listing.files()?;
+            if found.is_empty() && !self.followed {
+                return Err(self.listing.nothing_found());
+            }
+            for (_, file) in self.partitions.iter_mut().filter(|(id, _)| !found.contains_key(*id)) {
+                file.miss();
+            }
+            for (id, path) in found {
+                self.look_at(id, path)?;
+            }
+            self.listed = true;
+        } else if self.followed {
+            for path in changed.into_iter().flatten() {
+                self.look_at(self.listing.name_of(&path), path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, id: PartitionId, path: PathBuf) -> Result<()> {
+        let metadata = FileIdentity::at(&path)?;
+        match (self.partitions.get_mut(&id), metadata) {
+            (Some(file), Some(seen)) => file.look(seen)?,
+            (Some(file), None) => file.miss(),
+            (None, Some(seen)) => {
+                self.partitions.insert(id, OneFile::new(path, seen, self.holding, self.followed)?);
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// What there is past these positions. Whether there is more than was offered is the second answer.
+    pub(super) fn offer(&mut self, from: &Positions, limit: Limit) -> Result<(Offer, bool)> {
+        if !self.followed
+            && let Some(id) = from.keys().find(|id| !self.partitions.contains_key(*id))
+        {
+            return Err(vanished(id));
+        }
+        self.offers += 1;
+        let mut kept = 0;
+        let mut waiting = Vec::new();
+        let mut moved = false;
+        for (id, file) in &mut self.partitions {
+            let at = from.get(id).copied().unwrap_or_default();
+            if at != file.last {
+                file.last = at;
+                file.moved = self.offers;
+                moved = true;
+            }
+            kept += file.trim(at);
+            file.check(id, at)?;
+            if file.has_more(at) {
+                waiting.push((file.moved, id.clone(), at));
+            }
+        }
+        if self.followed && waiting.len() > SERVED_MAX {
+            // Who was served longest ago comes first, so that each gets its turn.
+            waiting.sort_by_key(|(moved, ..)| *moved);
+        }
+        // An offer that is repeated shares as it did, though some files turned out to be empty.
+        if moved || self.shared.is_none_or(|(last, _)| last != limit) {
+            self.shared = Some((limit, waiting.len().clamp(1, SERVED_MAX) as u64));
+        }
+        let waiting = waiting.into_iter().map(|(_, id, at)| (id, at)).collect();
+        let (serving, more) = self.serve(waiting, limit, &mut kept)?;
+        Ok((self.describe(from, serving), more))
+    }
+
+    /// Takes rows of up to [`SERVED_MAX`] files: of each its share, then what is left over.
+    fn serve(
+        &mut self,
+        waiting: Vec<(PartitionId, Position)>,
+        mut left: Limit,
+        kept: &mut usize,
+    ) -> Result<(Vec<Serving>, bool)> {
+        let total = waiting.len();
+        let sharers = self.shared.map_or(1, |(_, sharers)| sharers);
+        let share = Limit { rows: (left.rows / sharers).max(1), bytes: left.bytes / sharers };
+        let mut serving: Vec<Serving> = Vec::new();
+        let mut passed = 0;
+        for (id, at) in waiting {
+            if serving.len() == SERVED_MAX || left.rows == 0 {
+                break;
+            }
+            passed += 1;
+            let mut cursor = Cursor::new(at);
+            self.take(&id, &mut cursor, &mut left, share, kept)?;
+            if cursor.more || !cursor.is_empty() {
+                serving.push(Serving { id, cursor });
+            }
+        }
+        for Serving { id, cursor } in serving.iter_mut().filter(|s| s.cursor.more) {
+            let all = left;
+            self.take(id, cursor, &mut left, all, kept)?;
+        }
+        if serving.iter().all(|s| s.cursor.is_empty()) {
+            // The next row is larger than the limit: it is offered alone.
+            for Serving { id, cursor } in &mut serving {
+                let Some(file) = self.partitions.get_mut(id) else { continue };
+                if file.take_one(cursor, kept)? {
+                    break;
+                }
+            }
+        }
+        let more = passed < total || serving.iter().any(|s| s.cursor.more);
+        serving.retain(|s| !s.cursor.is_empty());
+        self.close_some(&serving);
+        Ok((serving, more))
+    }
+
+    fn take(
+        &mut self,
+        id: &PartitionId,
+        cursor: &mut Cursor,
+        left: &mut Limit,
+        share: Limit,
+        kept: &mut usize,
+    ) -> Result<()> {
+        let Some(file) = self.partitions.get_mut(id) else { return Ok(()) };
+        let given = Limit { rows: share.rows.min(left.rows), bytes: share.bytes.min(left.bytes) };
+        let mut rest = given;
+        let taken = file.take(cursor, &mut rest, kept);
+        left.rows -= given.rows - rest.rows;
+        left.bytes -= given.bytes - rest.bytes;
+        taken
+    }
+
+    fn close_some(&mut self, serving: &[Serving]) {
+        let open = self.partitions.values().filter(|f| f.is_open()).count();
+        if open > OPEN_MAX {
+            let served: HashSet<_> = serving.iter().map(|s| &s.id).collect();
+            for (_, file) in self.partitions.iter_mut().filter(|(id, _)| !served.contains(id)) {
+                file.close();
+            }
+        }
+    }
+
+    fn describe(&mut self, from: &Positions, serving: Vec<Serving>) -> Offer {
+        let mut offer = Offer { closed: !self.followed, lag: Some(0), ..Offer::default() };
+        let mut serving: BTreeMap<_, _> = serving.into_iter().map(|s| (s.id, s.cursor)).collect();
+        for (id, file) in &mut self.partitions {
+            let mut at = from.get(id).copied().unwrap_or_default();
+            if let Some(cursor) = serving.remove(id) {
+                at = cursor.at;
+                let stamp = Stamp::new(file.seen(), file.hash(&cursor)).to_string();
+                offer.ranges.push(Range { partition: id.clone(), start: cursor.start, end: at, stamp, lost: 0 });
+            }
+            if !from.contains_key(id) {
+                offer.partitions.push(id.clone());
+            }
+            if file.is_finished(at) {
+                file.close();
+                offer.finished.push(id.clone());
+            } else {
+                offer.lag = offer.lag.zip(file.behind(at)).map(|(all, more)| all.saturating_add(more));
+            }
+        }
+        // What has vanished holds nothing more; nobody should wait for it.
+        offer.finished.extend(from.keys().filter(|id| !self.partitions.contains_key(*id)).cloned());
+        offer
+    }
+
+    /// What a range is read from.
+    pub(super) fn open(&mut self, range: &Range) -> Result<Opened> {
+        let known = self.partitions.get_mut(&range.partition);
+        let path = match &known {
+            Some(file) => file.path().to_path_buf(),
+            None => self.listing.path_of(&range.partition),
+        };
+        if self.holding == Holding::Parquet {
+            let file = known.and_then(|file| file.parquet());
+            return Ok(Opened::Parquet(verified(&path, range, file)?));
+        }
+        let text = known.and_then(OneFile::text);
+        let cached = text.map(|text| text.opened(range.start, range.end)).unwrap_or_default();
+        let spare = self.spare.remove(&range.partition);
+        Ok(Opened::Lines(RangeLines::new(path, range, cached, spare)?))
+    }
+
+    /// Takes a reader back that stands at the end of a range.
+    pub(super) fn give_back(&mut self, id: &PartitionId, reader: Option<LineReader>) {
+        // A plain file is entered anywhere; only coming to a place of a packed one is dear.
+        if let Some(reader) = reader.filter(|r| r.packing() != Packing::None) {
+            if self.spare.len() >= SERVED_MAX {
+                self.spare.pop_first();
+            }
+            self.spare.insert(id.clone(), reader);
+        }
+    }
+}
+
+fn vanished(id: &PartitionId) -> Error {
+    Error::input(format!(
+        "the file '{id}' was begun, but is not there any more: put it back, or start the query anew with another \
+         state directory"
+    ))
+}
