@@ -1,1 +1,34 @@
-//! Keyed state.
+//! Keyed state: rows by key, staged by a batch, installed when the batch commits, and checkpointed
+//! incrementally.
+//!
+//! - [`KeyedTable`] holds at most one row of values per key; [`PanedTable`] holds one such table per pane
+//!   (a window's end, say), dropped whole.
+//! - [`OperatorState`] is what an operator shows of its tables, and [`StateStore`] checkpoints and restores
+//!   all operators of a query by name.
+//!
+//! A table is a segment log: a key index points at a slot, a slot at a row of an immutable Arrow segment.
+//! The segments appended since the last checkpoint *are* what the next one writes.
+//!
+//! This crate knows Arrow and the contracts of `millstream-core`. It must never know an engine or SQL.
+
+mod operator;
+mod paned;
+mod store;
+mod table;
+
+mod checkpoint;
+mod chunked;
+mod compact;
+mod encode;
+mod hash;
+mod index;
+mod key_store;
+mod layout;
+mod restore;
+mod segment;
+
+pub use hash::{DEFAULT_KEY_GROUPS, hash_keys, key_group};
+pub use operator::{Changes, OperatorState, Restored, StateInfo, TableInfo};
+pub use paned::PanedTable;
+pub use store::{SharedState, StateStore};
+pub use table::{Found, KeyedTable};

@@ -1,0 +1,99 @@
+//! Reading a checkpoint back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::FileReader;
+use millstream_core::disk::Disk;
+use millstream_core::{Error, Result};
+
+use super::manifest::{FileEntry, Manifest, SegmentEntry};
+use super::{MANIFEST, read_file};
+use crate::operator::{PaneCapture, Restored};
+use crate::segment::{Saved, SavedFile, Segment};
+
+/// Reads a manifest by its name.
+pub(crate) fn read_manifest(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Manifest> {
+    let crc32 = name.strip_suffix(MANIFEST).and_then(|n| n.rsplit('-').next());
+    let crc32 = crc32.and_then(|hex| u32::from_str_radix(hex, 16).ok()).filter(|_| !name.contains(['/', '\\']));
+    let crc32 = crc32.ok_or_else(|| Error::corrupt(format!("`{name}` is no name of a checkpoint's manifest")))?;
+    Manifest::parse(name, &read_file(disk, dir, name, crc32)?)
+}
+
+/// Reads the state of every operator.
+pub(crate) fn read_operators(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<BTreeMap<String, Restored>> {
+    let wanted = wanted(manifest);
+    let mut read: HashMap<(usize, usize), Arc<Segment>> = HashMap::new();
+    for (number, file) in manifest.files.iter().enumerate() {
+        let entries = wanted.get(&number).map(Vec::as_slice).unwrap_or_default();
+        for (entry, segment) in entries.iter().zip(read_segments(disk, dir, file, entries)?) {
+            read.insert((number, entry.batch), Arc::new(segment));
+        }
+    }
+    let mut operators = BTreeMap::new();
+    for (name, operator) in &manifest.operators {
+        let mut restored = Restored { tables: HashMap::new(), notes: operator.notes.clone() };
+        for (table_name, table) in &operator.tables {
+            let mut panes = BTreeMap::new();
+            for pane in &table.panes {
+                let segment = |s: &SegmentEntry| {
+                    let segment = read.remove(&(s.file, s.batch));
+                    segment.ok_or_else(|| {
+                        Error::corrupt(format!("the checkpoint of batch {} names a segment twice", manifest.batch))
+                    })
+                };
+                let segments = pane.segments.iter().map(segment).collect::<Result<_>>()?;
+                panes.insert(pane.pane, PaneCapture { keys: pane.keys, segments });
+            }
+            restored.tables.insert(table_name.clone(), panes);
+        }
+        operators.insert(name.clone(), restored);
+    }
+    Ok(operators)
+}
+
+/// The segments that the manifest names, by file, in the order of their record batches.
+fn wanted(manifest: &Manifest) -> HashMap<usize, Vec<SegmentEntry>> {
+    let mut wanted: HashMap<usize, Vec<SegmentEntry>> = HashMap::new();
+    let tables = manifest.operators.values().flat_map(|o| o.tables.values());
+    for segment in tables.flat_map(|t| &t.panes).flat_map(|p| &p.segments) {
+        wanted.entry(segment.file).or_default().push(*segment);
+    }
+    for segments in wanted.values_mut() {
+        segments.sort_unstable_by_key(|s| s.batch);
+    }
+    wanted
+}
+
+fn read_segments(disk: &dyn Disk, dir: &Path, file: &FileEntry, entries: &[SegmentEntry]) -> Result<Vec<Segment>> {
+    let path = dir.join(&file.name);
+    let broken =
+        |what: String| Error::corrupt(format!("the checkpoint file {} {what}: restore it from a copy", path.display()));
+    let bytes = read_file(disk, dir, &file.name, file.crc32)?;
+    let saved = Arc::new(SavedFile { name: file.name.clone(), bytes: file.bytes, crc32: file.crc32 });
+    let mut reader =
+        FileReader::try_new(Cursor::new(bytes), None).map_err(|e| broken("is no Arrow file".into()).caused_by(e))?;
+    let mut segment = |entry: &SegmentEntry| -> Result<Segment> {
+        let batch = read_batch(&mut reader, entry.batch)
+            .map_err(|e| broken(format!("cannot be read at record batch {}", entry.batch)).caused_by(e))?;
+        let batch = batch.filter(|b| b.num_rows() == entry.rows && entry.removed <= entry.rows);
+        let batch = batch.ok_or_else(|| broken(format!("holds other rows in record batch {}", entry.batch)))?;
+        let place = Saved { file: Arc::clone(&saved), batch: entry.batch };
+        Ok(Segment::restored(batch.columns().to_vec(), entry.rows, entry.removed, entry.bytes, place))
+    };
+    entries.iter().map(&mut segment).collect()
+}
+
+fn read_batch(
+    reader: &mut FileReader<Cursor<Vec<u8>>>,
+    batch: usize,
+) -> Result<Option<RecordBatch>, arrow::error::ArrowError> {
+    if batch >= reader.num_batches() {
+        return Ok(None);
+    }
+    reader.set_index(batch)?;
+    reader.next().transpose()
+}
