@@ -1,1 +1,297 @@
-//! sql.
+//! From a file of SQL to DataFusion's logical plans.
+//!
+//! [`Planner::plan`] parses a text ([`parser`]), keeps what it declares in a [`Catalog`], and answers the
+//! queries that are to be run as plans: types checked, columns matched to their sink, nothing optimized. It
+//! reads no data; a source is opened when a query first names it. Whatever is wrong is said with its place in
+//! the text ([`diagnostic`]). What can be planned but has no meaning on a stream is refused later, by `plan`.
+
+pub mod catalog;
+mod declare;
+pub mod diagnostic;
+pub mod functions;
+mod insert;
+mod names;
+pub mod parser;
+pub mod session_state;
+#[cfg(test)]
+mod tests;
+mod window_functions;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::common::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use millstream_core::{Error, Result};
+use millstream_io::TableSpec;
+
+pub use catalog::{Catalog, Connectors, Declared, StreamTable, Watermark};
+pub use diagnostic::{SourceText, SqlError};
+pub use parser::Emit;
+pub use session_state::session_state;
+
+use names::Names;
+use parser::{CreateView, Existing, Insert, Parsed, Statement, StreamQuery};
+
+/// What a text of SQL asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Pipeline {
+    /// What SET says, by key.
+    pub settings: BTreeMap<String, String>,
+    /// The declared tables, in the order of their names.
+    pub tables: Vec<TableSpec>,
+    /// The queries, in the order of the text.
+    pub queries: Vec<PlannedQuery>,
+}
+
+/// A query that is to be run, or explained.
+#[derive(Clone, Debug)]
+pub struct PlannedQuery {
+    /// Its name: that of the table it writes to, or `query`; numbered where it is taken.
+    pub name: String,
+    /// The statement as it was written.
+    pub sql: String,
+    /// The table that it writes to; `None` where its answer is shown.
+    pub sink: Option<TableSpec>,
+    /// When its answer is given; `None` where that is left to the query's kind.
+    pub emit: Option<Emit>,
+    /// It is to be explained, not run.
+    pub explain: bool,
+    /// Its plan, neither analyzed nor optimized. Where there is a sink, it has the sink's columns.
+    pub plan: LogicalPlan,
+    source: Arc<SourceText>,
+    span: Span,
+    tokens: Vec<TokenWithSpan>,
+}
+
+impl PlannedQuery {
+    /// The statement's place in the text.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// The text it stands in.
+    pub fn source(&self) -> &SourceText {
+        &self.source
+    }
+
+    /// An error that DataFusion found in the plan, with its place in the text.
+    pub fn error(&self, error: &DataFusionError) -> Error {
+        let error = SqlError::from_datafusion(error, &self.tokens);
+        self.source.error_of(&error.or_at(self.first_token()))
+    }
+
+    /// An error about an expression of the plan, at the first of its columns that knows its place.
+    pub fn error_at_expr(&self, expr: &Expr, message: &str) -> Error {
+        let spans = expr.column_refs().into_iter().filter_map(|c| c.spans().first()).map(diagnostic::parser_span);
+        let span = spans.min_by_key(|s| (s.start.line, s.start.column));
+        self.source.error(Some(span.unwrap_or(self.first_token())), message)
+    }
+
+    /// An error about a word of the statement (`ORDER`, `LIMIT`, a function's name), at its first place there; at
+    /// the statement's first word where it is not.
+    pub fn error_at_word(&self, word: &str, message: &str) -> Error {
+        let is_word = |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
+        let span = self.tokens.iter().find(is_word).map_or(self.first_token(), |t| t.span);
+        self.source.error(Some(span), message)
+    }
+
+    fn first_token(&self) -> Span {
+        self.tokens.first().map_or(self.span, |t| t.span)
+    }
+}
+
+/// Plans texts of SQL, one after the other, over one catalog.
+#[derive(Debug)]
+pub struct Planner {
+    state: SessionState,
+    catalog: Catalog,
+    settings: BTreeMap<String, String>,
+}
+
+impl Planner {
+    /// A planner with an empty catalog. Relative paths are relative to `base_dir`.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Bug`] where the session can't be set up.
+    pub fn new(connectors: Arc<dyn Connectors>, base_dir: impl Into<PathBuf>) -> Result<Self> {
+        Ok(Self::with_state(session_state()?, connectors, base_dir))
+    }
+
+    /// The same over a session of the caller's, which began as [`session_state()`]: with functions of its own.
+    pub fn with_state(state: SessionState, connectors: Arc<dyn Connectors>, base_dir: impl Into<PathBuf>) -> Self {
+        Self { state, catalog: Catalog::new(connectors, base_dir), settings: BTreeMap::new() }
+    }
+
+    /// The tables and views.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The session that plans were made with.
+    pub fn state(&self) -> &SessionState {
+        &self.state
+    }
+
+    /// The session, to add functions to.
+    pub fn state_mut(&mut self) -> &mut SessionState {
+        &mut self.state
+    }
+
+    /// Takes in a text: what it declares stays, what it asks is answered. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it, with its place. What was declared before that place stays.
+    pub fn plan(&mut self, name: &str, text: &str) -> Result<Pipeline> {
+        let source = SourceText::new(name, text);
+        let statements = parser::parse(&source).map_err(|e| source.error_of(&e))?;
+        let mut queries: Vec<PlannedQuery> = vec![];
+        for parsed in statements {
+            let first = parsed.tokens.first().map_or(parsed.span, |t| t.span);
+            let planned = self.statement(&parsed).map_err(|e| source.error_of(&e.or_at(first)))?;
+            let Some(Planned { name, sink, emit, explain, plan }) = planned else { continue };
+            let (span, sql) = (parsed.span, source.slice(parsed.span).to_string());
+            let (source, tokens) = (Arc::clone(&source), parsed.tokens);
+            let name = free_name(&name, &queries);
+            queries.push(PlannedQuery { name, sql, sink, emit, explain, plan, source, span, tokens });
+        }
+        Ok(Pipeline { settings: self.settings.clone(), tables: self.catalog.declared(), queries })
+    }
+
+    fn statement(&mut self, parsed: &Parsed) -> Result<Option<Planned>, SqlError> {
+        match &parsed.statement {
+            Statement::CreateTable(create) => {
+                if self.is_free(&create.name.value, create.existing, create.name.span)? {
+                    let table = declare::declare(create, &self.names(), &self.catalog, &parsed.tokens)?;
+                    self.catalog.declare(table);
+                }
+                Ok(None)
+            }
+            Statement::CreateView(create) => {
+                if self.is_free(&create.name.value, create.existing, create.name.span)? {
+                    let plan = self.view(create, &parsed.tokens)?;
+                    self.catalog.add_view(&create.name.value, plan);
+                }
+                Ok(None)
+            }
+            Statement::CreateFunction(name) => {
+                if self.state.scalar_functions().contains_key(&name.value.to_ascii_lowercase()) {
+                    return Ok(None);
+                }
+                let reason = format!("the function '{}' is not built in, and Java classes can't be loaded", name.value);
+                Err(SqlError::new(name.span, reason))
+            }
+            Statement::Set { key, value } => {
+                self.settings.insert(key.clone(), value.clone());
+                Ok(None)
+            }
+            Statement::Reset(key) => {
+                self.settings.remove(key);
+                Ok(None)
+            }
+            Statement::Drop { name, if_exists } => {
+                if !self.catalog.remove(&name.value) && !if_exists {
+                    return Err(SqlError::new(name.span, format!("there is no table or view '{}'", name.value)));
+                }
+                Ok(None)
+            }
+            Statement::Explain(inner) => {
+                let planned = self.query(inner, &parsed.tokens)?;
+                Ok(planned.map(|planned| Planned { explain: true, ..planned }))
+            }
+            query => self.query(query, &parsed.tokens),
+        }
+    }
+
+    fn query(&self, statement: &Statement, tokens: &[TokenWithSpan]) -> Result<Option<Planned>, SqlError> {
+        match statement {
+            Statement::Insert(insert) => self.insert(insert, tokens).map(Some),
+            Statement::Query(query) => {
+                let plan = self.plan_query(query, tokens)?;
+                let name = "query".to_string();
+                Ok(Some(Planned { name, sink: None, emit: query.emit, explain: false, plan }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn insert(&self, insert: &Insert, tokens: &[TokenWithSpan]) -> Result<Planned, SqlError> {
+        let table = self.catalog.sink(&insert.table.value).map_err(|e| e.or_at(insert.table.span))?;
+        let plan = insert::into_table(self.plan_query(&insert.query, tokens)?, insert, &table)?;
+        Ok(Planned { name: table.name.clone(), sink: Some(table), emit: insert.query.emit, explain: false, plan })
+    }
+
+    fn view(&self, create: &CreateView, tokens: &[TokenWithSpan]) -> Result<LogicalPlan, SqlError> {
+        let plan = self.plan_query(&create.query, tokens)?;
+        if create.columns.is_empty() {
+            return Ok(plan);
+        }
+        let columns = plan.schema().columns();
+        if columns.len() != create.columns.len() {
+            let reason =
+                format!("the view names {} columns, but its query has {}", create.columns.len(), columns.len());
+            return Err(SqlError::new(create.name.span, reason));
+        }
+        let renamed = columns.into_iter().zip(&create.columns).map(|(c, name)| Expr::Column(c).alias(&name.value));
+        let plan = LogicalPlanBuilder::from(plan).project(renamed).and_then(LogicalPlanBuilder::build);
+        plan.map_err(|e| SqlError::from_datafusion(&e, tokens))
+    }
+
+    fn plan_query(&self, query: &StreamQuery, tokens: &[TokenWithSpan]) -> Result<LogicalPlan, SqlError> {
+        let failed = |e: DataFusionError| SqlError::from_datafusion(&e, tokens);
+        let plan = self.names().plan(query.query.as_ref().clone()).map_err(failed)?;
+        // Types are checked now, while the text is at hand; the plan stays as it is, because what `now()` means
+        // must be settled before it is analyzed.
+        self.state
+            .analyzer()
+            .execute_and_check(plan.clone(), self.state.config_options(), |_, _| {})
+            .map_err(failed)?;
+        Ok(plan)
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names::new(&self.state, &self.catalog)
+    }
+
+    /// Whether CREATE is to go on.
+    fn is_free(&self, name: &str, existing: Existing, span: Span) -> Result<bool, SqlError> {
+        match (self.catalog.contains(name), existing) {
+            (true, Existing::Keep) => Ok(false),
+            (true, Existing::Refuse) => Err(SqlError::new(
+                span,
+                format!("there is a table or view '{name}' already: DROP it, or write IF NOT EXISTS or OR REPLACE"),
+            )),
+            _ => Ok(true),
+        }
+    }
+}
+
+struct Planned {
+    name: String,
+    sink: Option<TableSpec>,
+    emit: Option<Emit>,
+    explain: bool,
+    plan: LogicalPlan,
+}
+
+fn free_name(name: &str, taken: &[PlannedQuery]) -> String {
+    let free = |candidate: &String| taken.iter().all(|q| q.name != *candidate);
+    let numbered = (2..).map(|n| format!("{name}_{n}"));
+    std::iter::once(name.to_string()).chain(numbered).find(free).unwrap_or_default()
+}
+
+/// Plans one text over an empty catalog.
+///
+/// # Errors
+/// The first thing that is wrong with it, with its place.
+pub fn plan_file(
+    name: &str,
+    text: &str,
+    base_dir: impl Into<PathBuf>,
+    connectors: Arc<dyn Connectors>,
+) -> Result<Pipeline> {
+    Planner::new(connectors, base_dir)?.plan(name, text)
+}

@@ -1,0 +1,289 @@
+//! What a name in FROM or INSERT INTO means: declared tables, views, and files by their path.
+//!
+//! A declared table is opened when a query first reads it, and not before: one that is only written to never
+//! is. DataFusion's planner gets a [`StreamTable`] to scan; it is never executed by DataFusion, the plan room
+//! replaces the scan.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::common::{DataFusionError, Result as PlanResult, TableReference, internal_err};
+use datafusion::datasource::{TableProvider, TableType, provider_as_source};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
+use datafusion::physical_plan::ExecutionPlan;
+use millstream_core::Result;
+use millstream_core::source::SourceTable;
+use millstream_io::TableSpec;
+
+use super::diagnostic::{SqlError, did_you_mean};
+
+/// Opens what CREATE TABLE declares. Implement it to add connectors.
+pub trait Connectors: Send + Sync + Debug {
+    /// The source that the table's options describe; its schema is the table's.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where an option is missing, wrong or unknown.
+    fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceTable>>;
+
+    /// The table that a path in FROM stands for, with the columns its files seem to have.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Input`] where there is no such file, or none that tells its columns.
+    fn infer(&self, path: &str, base_dir: &Path) -> Result<TableSpec>;
+}
+
+/// The event time of a table.
+#[derive(Clone, Debug)]
+pub struct Watermark {
+    /// The event-time column, physical or computed.
+    pub column: String,
+    /// How far the watermark stays behind the largest time seen, in microseconds.
+    pub delay_us: i64,
+    /// The event time of a row, over the table's physical columns.
+    pub expr: Expr,
+}
+
+/// A table that rows are streamed from, as the planner scans it: its physical columns only.
+#[derive(Clone, Debug)]
+pub struct StreamTable {
+    /// The table's name.
+    pub name: String,
+    /// As it was declared. The schema's event-time column says that it is one, in its metadata.
+    pub spec: TableSpec,
+    /// Its event time, where it has one.
+    pub watermark: Option<Watermark>,
+    /// What rows are read from.
+    pub source: Arc<dyn SourceTable>,
+}
+
+#[async_trait]
+impl TableProvider for StreamTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.spec.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        internal_err!("the scan of the stream '{}' was not replaced by one that reads batches", self.name)
+    }
+}
+
+/// A table as CREATE TABLE declares it.
+#[derive(Clone, Debug)]
+pub struct Declared {
+    /// Its physical columns and its options.
+    pub spec: TableSpec,
+    /// Its event time, where it has one.
+    pub watermark: Option<Watermark>,
+    /// All columns in their order, computed ones as expressions over the physical ones. Empty where all
+    /// columns are physical.
+    pub projection: Vec<Expr>,
+}
+
+enum Entry {
+    Declared { table: Declared, opened: Option<Arc<dyn TableSource>> },
+    View(LogicalPlan),
+    Provider(Arc<dyn TableProvider>),
+}
+
+impl Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Declared { .. } => "Declared",
+            Self::View(_) => "View",
+            Self::Provider(_) => "Provider",
+        })
+    }
+}
+
+/// The names that SQL can use.
+#[derive(Debug)]
+pub struct Catalog {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    connectors: Arc<dyn Connectors>,
+    base_dir: PathBuf,
+}
+
+impl Catalog {
+    /// No names yet. Relative paths are relative to `base_dir`.
+    pub fn new(connectors: Arc<dyn Connectors>, base_dir: impl Into<PathBuf>) -> Self {
+        Self { entries: Mutex::default(), connectors, base_dir: base_dir.into() }
+    }
+
+    /// What relative paths are relative to.
+    pub fn base_dir(&self) -> &Path {
+        &self.base_dir
+    }
+
+    /// Whether the name is taken.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries().contains_key(name)
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.entries().keys().cloned().collect()
+    }
+
+    /// Adds a declared table, in the place of what had its name.
+    pub fn declare(&self, table: Declared) {
+        self.entries().insert(table.spec.name.clone(), Entry::Declared { table, opened: None });
+    }
+
+    /// Adds a view, in the place of what had its name.
+    pub fn add_view(&self, name: impl Into<String>, plan: LogicalPlan) {
+        self.entries().insert(name.into(), Entry::View(plan));
+    }
+
+    /// Adds a table that is not declared in SQL: a stream of the caller's own ([`StreamTable`]), or any of
+    /// DataFusion's tables.
+    pub fn add_provider(&self, name: impl Into<String>, table: Arc<dyn TableProvider>) {
+        self.entries().insert(name.into(), Entry::Provider(table));
+    }
+
+    /// Removes a name; whether it was there.
+    pub fn remove(&self, name: &str) -> bool {
+        self.entries().remove(name).is_some()
+    }
+
+    /// The table that an INSERT writes to.
+    ///
+    /// # Errors
+    /// Where there is none of this name, or it can't be written to.
+    pub fn sink(&self, name: &str) -> Result<TableSpec, SqlError> {
+        let entries = self.entries();
+        match entries.get(name) {
+            Some(Entry::Declared { table, .. }) => Ok(table.spec.clone()),
+            Some(Entry::View(_)) => {
+                Err(SqlError::somewhere(format!("'{name}' is a view: INSERT INTO a table declared with CREATE TABLE")))
+            }
+            Some(Entry::Provider(_)) => {
+                Err(SqlError::somewhere(format!("'{name}' can only be read: declare a sink with CREATE TABLE")))
+            }
+            None => Err(not_found(name, &entries)),
+        }
+    }
+
+    /// Every declared table.
+    pub fn declared(&self) -> Vec<TableSpec> {
+        let spec = |entry: &Entry| match entry {
+            Entry::Declared { table, .. } => Some(table.spec.clone()),
+            _ => None,
+        };
+        self.entries().values().filter_map(spec).collect()
+    }
+
+    /// What FROM reads.
+    ///
+    /// # Errors
+    /// Where there is nothing of this name, or its source can't be opened.
+    pub fn table(&self, name: &str) -> Result<Arc<dyn TableSource>, SqlError> {
+        let mut entries = self.entries();
+        match entries.get_mut(name) {
+            Some(Entry::Declared { opened: Some(table), .. }) => Ok(Arc::clone(table)),
+            Some(Entry::Declared { table, opened }) => {
+                let source = self.open(table)?;
+                *opened = Some(Arc::clone(&source));
+                Ok(source)
+            }
+            Some(Entry::View(plan)) => Ok(Arc::new(Derived::new(plan.clone()))),
+            Some(Entry::Provider(provider)) => Ok(provider_as_source(Arc::clone(provider))),
+            None if !is_path(name) => Err(not_found(name, &entries)),
+            None => {
+                let spec = self.connectors.infer(name, &self.base_dir)?;
+                let table = Declared {
+                    spec: TableSpec { name: name.to_string(), ..spec },
+                    watermark: None,
+                    projection: vec![],
+                };
+                let source = self.open(&table)?;
+                entries.insert(name.to_string(), Entry::Declared { table, opened: Some(Arc::clone(&source)) });
+                Ok(source)
+            }
+        }
+    }
+
+    fn open(&self, table: &Declared) -> Result<Arc<dyn TableSource>, SqlError> {
+        let name = table.spec.name.clone();
+        let source = self.connectors.source(&table.spec).map_err(|e| e.at(format!("table '{name}'")))?;
+        let spec = table.spec.clone();
+        let provider = Arc::new(StreamTable { name: name.clone(), spec, watermark: table.watermark.clone(), source });
+        let scanned = provider_as_source(provider);
+        if table.projection.is_empty() {
+            return Ok(scanned);
+        }
+        // As it stands: a name in a string would be made lower-case.
+        let plan = LogicalPlanBuilder::scan(TableReference::bare(name), scanned, None)
+            .and_then(|scan| scan.project(table.projection.clone())?.build())
+            .map_err(|e| SqlError::from_datafusion(&e, &[]))?;
+        Ok(Arc::new(Derived::new(plan)))
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_found(name: &str, entries: &BTreeMap<String, Entry>) -> SqlError {
+    let names = || entries.keys().map(String::as_str);
+    let known = match (entries.len(), did_you_mean(name, names())) {
+        (0, _) => "; no table is declared: CREATE TABLE comes first, or read a file by its path in quotes".to_string(),
+        (1..=20, hint) if hint.is_empty() => format!("; there are {}", names().collect::<Vec<_>>().join(", ")),
+        (_, hint) => hint,
+    };
+    SqlError::somewhere(format!("there is no table '{name}'{known}"))
+}
+
+/// Whether a name in FROM is the path of files rather than that of a table.
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '*', '?', '\\'])
+        || name.rsplit_once('.').is_some_and(|(stem, end)| !stem.is_empty() && !end.is_empty())
+}
+
+/// A table that is a plan: a view, or a declared table with computed columns.
+struct Derived {
+    plan: LogicalPlan,
+    schema: SchemaRef,
+}
+
+impl Derived {
+    fn new(plan: LogicalPlan) -> Self {
+        let schema: &Schema = plan.schema().as_arrow();
+        Self { schema: Arc::new(schema.clone()), plan }
+    }
+}
+
+impl TableSource for Derived {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
+        Some(Cow::Borrowed(&self.plan))
+    }
+}
+
+impl From<SqlError> for Box<DataFusionError> {
+    fn from(error: SqlError) -> Self {
+        Box::new(error.into())
+    }
+}

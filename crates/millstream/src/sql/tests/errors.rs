@@ -1,0 +1,168 @@
+//! What a wrong text is answered with: the place, the line with its caret, the reason, the remedy.
+
+use super::*;
+
+#[test]
+fn a_column_in_the_wrong_case_gets_a_did_you_mean_under_its_place() {
+    assert_eq!(
+        fails("SELECT card,\n       AMOUNT\nFROM payments"),
+        "q.sql:2:8: there is no column 'AMOUNT'; did you mean 'amount'?\n 2 |        AMOUNT\n   |        ^^^^^^"
+    );
+    let error = fails("SELECT p.Paid FROM payments AS p");
+    assert!(error.starts_with("q.sql:1:8: there is no column 'Paid' in 'p'; did you mean 'paid'?"), "{error}");
+}
+
+#[test]
+fn a_table_in_the_wrong_case_gets_a_did_you_mean_under_its_place() {
+    assert_eq!(
+        fails("SELECT card FROM Payments WHERE card > 1"),
+        "q.sql:1:18: there is no table 'Payments'; did you mean 'payments'?\n \
+         1 | SELECT card FROM Payments WHERE card > 1\n   |                  ^^^^^^^^"
+    );
+    let error = fails("INSERT INTO Sums SELECT 1, 2, 3");
+    assert!(error.starts_with("q.sql:1:13: there is no table 'Sums'; did you mean 'sums'?"), "{error}");
+}
+
+#[test]
+fn an_alias_that_is_not_in_from_is_named() {
+    let error = fails("SELECT q.card FROM payments p");
+    assert!(error.starts_with("q.sql:1:8: there is no table 'q' in this FROM; did you mean 'p'?"), "{error}");
+}
+
+#[test]
+fn what_does_not_parse_is_shown_where_it_stops() {
+    assert_eq!(
+        fails("SELECT card\nFORM payments"),
+        "q.sql:2:6: expected the end of the statement, found: payments\n 2 | FORM payments\n   |      ^^^^^^^^"
+    );
+    assert_eq!(
+        fails("SELECT card FROM"),
+        "q.sql:1:17: expected identifier, found the end of the statement\n 1 | SELECT card FROM\n   |                 ^"
+    );
+    let error = fails("SELEKT 1");
+    assert!(error.starts_with("q.sql:1:1: no statement begins with SELEKT; did you mean 'SELECT'?"), "{error}");
+    let error = fails("SELECT 'open");
+    assert!(error.starts_with("q.sql:1:8: Unterminated string literal"), "{error}");
+}
+
+#[test]
+fn a_function_that_is_not_there_names_its_neighbour() {
+    let error = fails("SELECT uper(shop.name) FROM payments");
+    assert!(error.starts_with("q.sql:1:8: there is no function 'uper'; did you mean 'upper'?"), "{error}");
+}
+
+#[test]
+fn the_old_group_windows_are_refused_with_the_form_that_works() {
+    let error = fails("SELECT card, count(*) FROM payments GROUP BY card, TUMBLE(paid, INTERVAL '10' SECOND)");
+    assert!(error.starts_with("q.sql:1:52: TUMBLE goes into FROM, not into GROUP BY: FROM TUMBLE("), "{error}");
+    let error = fails("SELECT card, SESSION_START(paid, INTERVAL '1' SECOND) FROM payments GROUP BY card");
+    assert!(error.starts_with("q.sql:1:14: SESSION windows are not supported yet"), "{error}");
+    let error = fails("SELECT * FROM SESSION(payments, paid, INTERVAL '1' SECOND)");
+    assert!(error.starts_with("q.sql:1:15: SESSION windows are not supported yet"), "{error}");
+}
+
+#[test]
+fn windows_over_what_is_no_event_time_are_refused_with_the_reason() {
+    let windowed = |from: &str, time: &str| {
+        fails(&format!("CREATE VIEW v AS {from}; SELECT * FROM TUMBLE(v, {time}, INTERVAL '10' SECOND)"))
+    };
+    let error = windowed("SELECT CAST(paid AS TIMESTAMP(3)) AS t FROM payments", "t");
+    assert!(error.contains("'t' is no event time, so that no window over it would ever close"), "{error}");
+    assert!(error.contains("declare WATERMARK FOR t"), "{error}");
+    let error = windowed("SELECT *, PROCTIME() AS t FROM payments", "DESCRIPTOR(t)");
+    assert!(error.contains("'t' is processing time"), "{error}");
+    let error = windowed("SELECT * FROM payments", "card");
+    assert!(error.contains("'card' is Int64 and no timestamp"), "{error}");
+    let error = windowed("SELECT * FROM payments", "Paid");
+    assert!(error.contains("there is no column 'Paid' in the table; did you mean 'paid'?"), "{error}");
+}
+
+#[test]
+fn lengths_that_make_no_windows_are_shown_where_they_stand() {
+    assert_eq!(
+        fails("SELECT * FROM HOP(payments, paid, INTERVAL '10' SECOND, INTERVAL '2' SECOND)"),
+        "q.sql:1:44: the slide (10 s) is longer than the size (2 s), so that rows would fall between the windows: HOP takes \
+         the slide first, then the size\n \
+         1 | SELECT * FROM HOP(payments, paid, INTERVAL '10' SECOND, INTERVAL '2' SECOND)\n   \
+         |                                            ^^^^"
+    );
+    let error = fails("SELECT * FROM TUMBLE(payments, paid, INTERVAL '1' MONTH)");
+    assert!(error.contains("months and years are not all of one length"), "{error}");
+    let error = fails("SELECT * FROM TUMBLE(payments, paid, INTERVAL '1' MICROSECOND)");
+    assert!(error.contains("finer than the time column"), "{error}");
+    let error = fails("SELECT * FROM TUMBLE(payments, paid)");
+    assert!(
+        error.starts_with("q.sql:1:15: the argument SIZE is missing: TUMBLE(table, time, size [, offset])"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_insert_whose_columns_do_not_fit_says_which() {
+    let error = fails("INSERT INTO sums SELECT card, amount FROM payments");
+    let expected = "q.sql:1:18: the query has 2 columns, but 3 are written to in 'sums': card, total, until";
+    assert!(error.starts_with(expected), "{error}");
+    assert_eq!(
+        fails("INSERT INTO sums SELECT card, shop.name, paid FROM payments"),
+        "q.sql:1:31: column 2 is Utf8View, but 'total' is Decimal128(38, 2): write CAST(.. AS ..)\n \
+         1 | INSERT INTO sums SELECT card, shop.name, paid FROM payments\n   |                               ^^^^^^^^^"
+    );
+    let error = fails("INSERT INTO sums (card, Total) SELECT card, amount FROM payments");
+    assert!(error.starts_with("q.sql:1:25: there is no column 'Total' in 'sums'; did you mean 'total'?"), "{error}");
+}
+
+#[test]
+fn types_that_do_not_compare_are_refused_when_planned() {
+    let error = fails("SELECT card FROM payments WHERE paid > shop");
+    assert!(error.contains("expressions have incompatible types"), "{error}");
+}
+
+#[test]
+fn a_source_that_can_not_be_opened_is_shown_where_it_is_first_read() {
+    let error = fails("CREATE TABLE t (a INT) WITH ('connector' = 'refused');\nSELECT a FROM t");
+    assert!(error.starts_with("q.sql:2:15: table 't': the option 'path' is missing"), "{error}");
+    let error = try_plan("SELECT * FROM 'missing/*.ndjson'").unwrap_err();
+    assert_eq!(error.kind(), millstream_core::ErrorKind::Input);
+    assert!(error.to_string().starts_with("q.sql:1:15: no file matches missing/*.ndjson"), "{error}");
+}
+
+#[test]
+fn what_flink_has_and_we_have_not_says_so_at_its_place() {
+    let error = fails("SELECT * FROM payments p JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
+    assert!(error.starts_with("q.sql:1:36: lookup joins (FOR SYSTEM_TIME AS OF) are not supported yet"), "{error}");
+    let error = fails("CREATE FUNCTION shout AS 'org.example.Shout'");
+    assert!(error.starts_with("q.sql:1:17: the function 'shout' is not built in"), "{error}");
+    let error = fails("INSERT OVERWRITE sums SELECT 1, 2, 3");
+    assert!(error.contains("INSERT OVERWRITE has no meaning on a stream"), "{error}");
+    let error = fails("CREATE TABLE t (a INT METADATA FROM 'offset')");
+    assert!(error.starts_with("q.sql:1:23: METADATA columns are not supported yet"), "{error}");
+}
+
+#[test]
+fn names_that_are_taken_are_refused_unless_told_otherwise() {
+    let error = fails("CREATE TABLE sums (a INT)");
+    assert!(error.starts_with("q.sql:1:14: there is a table or view 'sums' already"), "{error}");
+    plan(&format!("{PAYMENTS} CREATE TABLE IF NOT EXISTS sums (a INT); CREATE OR REPLACE VIEW sums AS SELECT 1 AS a"));
+}
+
+#[test]
+fn a_statement_set_holds_inserts_and_is_closed() {
+    let error = fails("BEGIN STATEMENT SET; SELECT 1; END;");
+    assert!(error.starts_with("q.sql:1:22: a STATEMENT SET holds INSERT statements only"), "{error}");
+    let error = fails("EXECUTE STATEMENT SET BEGIN INSERT INTO sums SELECT 1, 2, CAST(NULL AS TIMESTAMP(3));");
+    assert!(error.contains("is never closed: add END;"), "{error}");
+}
+
+#[test]
+fn tabs_before_the_place_keep_the_caret_under_it() {
+    let error = fails("SELECT card\n\tFROM\tPayments");
+    assert!(error.ends_with(" 2 | \tFROM\tPayments\n   | \t    \t^^^^^^^^"), "{error}");
+}
+
+#[test]
+fn an_error_found_later_is_shown_in_the_statement() {
+    let query = query("SELECT card, amount FROM payments ORDER BY amount");
+    let error = query.error_at_word("ORDER", "an unbounded table can't be sorted");
+    assert!(error.to_string().contains("| SELECT card, amount FROM payments ORDER BY amount"), "{error}");
+    assert!(error.to_string().ends_with("^^^^^"), "{error}");
+}

@@ -1,0 +1,300 @@
+//! TUMBLE, HOP and CUMULATE in FROM.
+//!
+//! Flink's form `TABLE(TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '10' SECOND))`, with arguments by position or by
+//! name, and the short form `TUMBLE(t, c, INTERVAL '10' SECOND)`. The first argument is a table, a view, a name
+//! from WITH, or a query in parentheses. The time column must be an event time.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue};
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Spanned,
+    TableAlias, TableFactor, Value,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use super::diagnostic::{SqlError, did_you_mean};
+use super::functions::PROCESSING_TIME_KEY;
+use crate::window::{Length, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
+
+/// Plans window functions in FROM.
+#[derive(Debug)]
+pub struct WindowFunctions;
+
+impl RelationPlanner for WindowFunctions {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let Some((name, args, alias)) = call(&relation) else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let Some(function) = WindowFunction::named(&name) else {
+            if name.value.eq_ignore_ascii_case("session") {
+                let reason = "SESSION windows are not supported yet: TUMBLE, HOP and CUMULATE are";
+                return Err(SqlError::new(name.span, reason).into());
+            }
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let args = Arguments::assign(function, &name, args)?;
+        let alias = alias.cloned();
+        let input = context.plan(table_factor(args.table)?)?;
+        let plan = window_table(function, &args, input, context)?;
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+    }
+}
+
+type Call<'a> = (Ident, &'a [FunctionArg], Option<&'a TableAlias>);
+
+/// The function that this FROM calls, in either form.
+fn call(relation: &TableFactor) -> Option<Call<'_>> {
+    let ident = |name: &ObjectName| match name.0.as_slice() {
+        [part] => part.as_ident().cloned(),
+        _ => None,
+    };
+    match relation {
+        TableFactor::Table { name, args: Some(args), alias, .. } => Some((ident(name)?, &args.args, alias.as_ref())),
+        TableFactor::TableFunction { expr: SqlExpr::Function(function), alias } => match &function.args {
+            FunctionArguments::List(list) => Some((ident(&function.name)?, &list.args, alias.as_ref())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WindowFunction {
+    Tumble,
+    Hop,
+    Cumulate,
+}
+
+impl WindowFunction {
+    fn named(name: &Ident) -> Option<Self> {
+        let is = |n: &str| name.value.eq_ignore_ascii_case(n);
+        match () {
+            () if is("tumble") => Some(Self::Tumble),
+            () if is("hop") => Some(Self::Hop),
+            () if is("cumulate") => Some(Self::Cumulate),
+            () => None,
+        }
+    }
+
+    /// The names of the arguments, in their order; the last may be left out.
+    fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Tumble => &["DATA", "TIMECOL", "SIZE", "OFFSET"],
+            Self::Hop => &["DATA", "TIMECOL", "SLIDE", "SIZE", "OFFSET"],
+            Self::Cumulate => &["DATA", "TIMECOL", "STEP", "SIZE", "OFFSET"],
+        }
+    }
+
+    fn form(self) -> &'static str {
+        match self {
+            Self::Tumble => "TUMBLE(table, time, size [, offset])",
+            Self::Hop => "HOP(table, time, slide, size [, offset])",
+            Self::Cumulate => "CUMULATE(table, time, step, size [, offset])",
+        }
+    }
+}
+
+/// The arguments, each in its place.
+struct Arguments<'a> {
+    table: &'a SqlExpr,
+    time: &'a SqlExpr,
+    lengths: Vec<&'a SqlExpr>,
+    offset: Option<&'a SqlExpr>,
+}
+
+impl<'a> Arguments<'a> {
+    fn assign(function: WindowFunction, name: &Ident, args: &'a [FunctionArg]) -> Result<Self, SqlError> {
+        let parameters = function.parameters();
+        let mut slots: Vec<Option<&SqlExpr>> = vec![None; parameters.len()];
+        for (n, arg) in args.iter().enumerate() {
+            let (slot, expr, span) = match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => (Some(n), expr, expr.span()),
+                FunctionArg::Named { name, arg: FunctionArgExpr::Expr(expr), .. } => {
+                    (parameters.iter().position(|p| name.value.eq_ignore_ascii_case(p)), expr, name.span)
+                }
+                _ => return Err(SqlError::new(name.span, format!("the arguments are {}", function.form()))),
+            };
+            match slot.and_then(|slot| slots.get_mut(slot)) {
+                Some(slot @ None) => *slot = Some(expr),
+                _ => return Err(SqlError::new(span, format!("this is one argument too many: {}", function.form()))),
+            }
+        }
+        let offset = slots.pop().flatten();
+        let missing = slots.iter().position(Option::is_none).and_then(|n| parameters.get(n));
+        if let Some(missing) = missing {
+            return Err(SqlError::new(name.span, format!("the argument {missing} is missing: {}", function.form())));
+        }
+        match slots.iter().copied().flatten().collect::<Vec<_>>().split_first_chunk::<2>() {
+            Some(([table, time], lengths)) => Ok(Self { table, time, lengths: lengths.to_vec(), offset }),
+            None => Err(SqlError::new(name.span, format!("the arguments are {}", function.form()))),
+        }
+    }
+}
+
+/// The first argument as something that FROM reads.
+fn table_factor(expr: &SqlExpr) -> Result<TableFactor, SqlError> {
+    let named = |parts: Vec<Ident>| TableFactor::Table {
+        name: ObjectName(parts.into_iter().map(ObjectNamePart::Identifier).collect()),
+        alias: None,
+        args: None,
+        with_hints: vec![],
+        version: None,
+        with_ordinality: false,
+        partitions: vec![],
+        json_path: None,
+        sample: None,
+        index_hints: vec![],
+    };
+    match expr {
+        SqlExpr::Identifier(ident) => Ok(named(vec![ident.clone()])),
+        SqlExpr::CompoundIdentifier(parts) => Ok(named(parts.clone())),
+        SqlExpr::Subquery(query) => {
+            Ok(TableFactor::Derived { lateral: false, subquery: query.clone(), alias: None, sample: None })
+        }
+        SqlExpr::Value(value) => match &value.value {
+            Value::SingleQuotedString(path) => {
+                Ok(named(vec![Ident { value: path.clone(), quote_style: Some('\''), span: value.span }]))
+            }
+            _ => Err(SqlError::new(value.span, "the first argument is a table, a view, or a query in parentheses")),
+        },
+        other => Err(SqlError::new(other.span(), "the first argument is a table, a view, or a query in parentheses")),
+    }
+}
+
+fn window_table(
+    function: WindowFunction,
+    args: &Arguments<'_>,
+    input: LogicalPlan,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<LogicalPlan> {
+    let (time, span) = time_column(args.time, input.schema())?;
+    let field = input.schema().field_from_column(&time)?.as_ref();
+    check_event_time(field, span)?;
+    let unit = match field.data_type() {
+        DataType::Timestamp(unit, _) => *unit,
+        _ => TimeUnit::Microsecond,
+    };
+    let mut lengths = vec![];
+    for expr in &args.lengths {
+        lengths.push(interval(expr, unit, context)?);
+    }
+    let offset_us = args.offset.map_or(Ok(0), |expr| interval(expr, unit, context))?;
+    let kind = match (function, lengths.as_slice()) {
+        (WindowFunction::Tumble, [size_us]) => WindowKind::Tumble { size_us: *size_us },
+        (WindowFunction::Hop, [slide_us, size_us]) => WindowKind::Hop { slide_us: *slide_us, size_us: *size_us },
+        (WindowFunction::Cumulate, [step_us, size_us]) => WindowKind::Cumulate { step_us: *step_us, size_us: *size_us },
+        _ => return Err(SqlError::somewhere(format!("the arguments are {}", function.form())).into()),
+    };
+    let at = args.lengths.first().map_or(Span::empty(), |e| e.span());
+    let spec = WindowSpec { kind, offset_us }.checked().map_err(|e| SqlError::new(at, e.message()))?;
+    let node = WindowTable::try_new(input, time, spec).map_err(|e| SqlError::from_datafusion(&e, &[]).or_at(span))?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+/// `DESCRIPTOR(column)` or `column`.
+fn time_column(expr: &SqlExpr, schema: &DFSchema) -> Result<(Column, Span), SqlError> {
+    let refused =
+        |span| SqlError::new(span, "the second argument is the event-time column: DESCRIPTOR(column) or column");
+    let named = match expr {
+        SqlExpr::Function(function) if function.name.to_string().eq_ignore_ascii_case("descriptor") => {
+            match &function.args {
+                FunctionArguments::List(list) => match list.args.as_slice() {
+                    [FunctionArg::Unnamed(FunctionArgExpr::Expr(named))] => named,
+                    _ => return Err(refused(expr.span())),
+                },
+                _ => return Err(refused(expr.span())),
+            }
+        }
+        other => other,
+    };
+    let (relation, ident) = match named {
+        SqlExpr::Identifier(ident) => (None, ident),
+        SqlExpr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [relation, ident] => (Some(relation.value.as_str()), ident),
+            _ => return Err(refused(expr.span())),
+        },
+        _ => return Err(refused(expr.span())),
+    };
+    let mut matches = schema.iter().filter(|(qualifier, field)| {
+        field.name() == &ident.value && relation.is_none_or(|r| qualifier.is_some_and(|q| q.table() == r))
+    });
+    match (matches.next(), matches.next()) {
+        (Some((qualifier, _)), None) => Ok((Column::new(qualifier.cloned(), ident.value.clone()), ident.span)),
+        (Some(_), Some(_)) => {
+            Err(SqlError::new(ident.span, format!("there is more than one column '{}' in the table", ident.value)))
+        }
+        (None, _) => {
+            let hint = did_you_mean(&ident.value, schema.fields().iter().map(|f| f.name().as_str()));
+            Err(SqlError::new(ident.span, format!("there is no column '{}' in the table{hint}", ident.value)))
+        }
+    }
+}
+
+fn check_event_time(field: &Field, span: Span) -> Result<(), SqlError> {
+    if is_event_time(field) {
+        return Ok(());
+    }
+    let name = field.name();
+    if field.metadata().contains_key(PROCESSING_TIME_KEY) {
+        return Err(SqlError::new(
+            span,
+            format!(
+                "'{name}' is processing time: windows over it are not supported yet, use an event time with a WATERMARK"
+            ),
+        ));
+    }
+    if !matches!(field.data_type(), DataType::Timestamp(..)) {
+        return Err(SqlError::new(
+            span,
+            format!("'{name}' is {} and no timestamp: windows need a timestamp with a WATERMARK", field.data_type()),
+        ));
+    }
+    Err(SqlError::new(
+        span,
+        format!(
+            "'{name}' is no event time, so that no window over it would ever close: declare WATERMARK FOR {name} AS {name} - \
+             INTERVAL '5' SECOND in CREATE TABLE, and select the column unchanged on the way"
+        ),
+    ))
+}
+
+/// The length of an INTERVAL literal in microseconds.
+fn interval(expr: &SqlExpr, unit: TimeUnit, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+    let planned = context.sql_to_expr(expr.clone(), &DFSchema::empty())?;
+    let us = interval_us(&planned).map_err(|e| e.or_at(expr.span()))?;
+    if micros_from(micros_to(us, unit), unit) != us {
+        let reason = format!("{} is finer than the time column, which counts in {unit:?}s", Length(us));
+        return Err(SqlError::new(expr.span(), reason).into());
+    }
+    Ok(us)
+}
+
+/// The length of an interval in microseconds, if it is a constant one.
+pub fn interval_us(expr: &Expr) -> Result<i64, SqlError> {
+    let value = match expr {
+        Expr::Literal(value, _) => value.clone(),
+        Expr::Negative(inner) => return interval_us(inner).map(|us| -us),
+        _ => return Err(SqlError::somewhere("this must be a constant length of time: INTERVAL '10' SECOND")),
+    };
+    let (months, days, nanos) = match value {
+        ScalarValue::IntervalMonthDayNano(Some(i)) => (i.months, i.days, i.nanoseconds),
+        ScalarValue::IntervalDayTime(Some(i)) => (0, i.days, i64::from(i.milliseconds) * 1_000_000),
+        ScalarValue::IntervalYearMonth(Some(months)) => (months, 0, 0),
+        _ => return Err(SqlError::somewhere("this must be a length of time: INTERVAL '10' SECOND")),
+    };
+    if months != 0 {
+        return Err(SqlError::somewhere("months and years are not all of one length: write it in days"));
+    }
+    if nanos % 1_000 != 0 {
+        return Err(SqlError::somewhere("lengths of time finer than a microsecond are not supported"));
+    }
+    Ok(i64::from(days) * 86_400_000_000 + nanos / 1_000)
+}
