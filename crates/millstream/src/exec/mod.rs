@@ -1,1 +1,50 @@
-//! exec.
+//! The physical operators that keep state across batches, and those that hand them their rows.
+//!
+//! A compiled plan is executed once for each batch, with `reset_plan_states` between: the batch comes in the
+//! task context ([`BatchContext`]), and what is remembered lies behind a handle that every copy of a node
+//! shares ([`states`]). A node *stages* what it will remember; the runner installs it when the batch commits
+//! and discards it when the batch fails. No node installs or discards anything itself.
+//!
+//! Rows are met in log order, so a node reads one partition. Its answer over the rows so far is what
+//! DataFusion answers over them at once: with the same accumulators, the same equality of keys.
+
+mod accumulate;
+mod aggregate;
+mod changes;
+mod context;
+mod distinct;
+mod event_time;
+mod expand;
+mod grouping;
+mod node;
+mod scan;
+mod sequential;
+mod sorted;
+mod window;
+
+use std::sync::{Arc, Mutex};
+
+use datafusion::physical_plan::ExecutionPlan;
+use millstream_state::OperatorState;
+
+pub use accumulate::Aggregate;
+pub use aggregate::KeyedAggregateExec;
+pub use context::BatchContext;
+pub use expand::WindowTableExec;
+pub use scan::ScanExec;
+pub use sequential::{SequentialExec, sequential};
+pub use window::{EmitMode, GroupColumn, WindowAggregate, WindowAggregateExec};
+
+/// The states of all operators of a plan, with their names, from the inputs up.
+pub fn states(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, Arc<Mutex<dyn OperatorState>>)> {
+    let mut found: Vec<_> = plan.children().into_iter().flat_map(states).collect();
+    if let Some(node) = plan.downcast_ref::<KeyedAggregateExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<WindowAggregateExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

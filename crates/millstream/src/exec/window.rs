@@ -1,0 +1,265 @@
+//! GROUP BY window: the rows of each window, by key, without a copy of a row.
+//!
+//! Emitted when a window closes, that is when the frontier has reached its end: each window that has rows
+//! once, in the order of the windows, insert-only. Or, with EMIT CHANGES, as a changelog whenever a window's
+//! answer changes. Either way the state of a window is dropped when it closes.
+//!
+//! The input is insert-only and holds no row that is late: one that belongs to a window that was closed is
+//! a fault, and reported as one.
+
+mod cells;
+mod combine;
+mod emit;
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
+use futures::TryStreamExt;
+use millstream_state::OperatorState;
+
+use self::cells::{Cells, CellsBuilder, Layout};
+use self::state::WindowState;
+use super::BatchContext;
+use super::accumulate::{Aggregate, Aggregates, Portion, evaluate_all};
+use super::distinct::keep_first;
+use super::event_time::micros;
+use super::grouping::Grouping;
+use super::node::{self, unary_node};
+use crate::changelog;
+use crate::window::{WindowKind, WindowSpec};
+
+/// When a window aggregate answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EmitMode {
+    /// Once, when the window closes: insert-only.
+    #[default]
+    OnClose,
+    /// Whenever the answer changes: a changelog.
+    Changes,
+}
+
+/// One of the group columns of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GroupColumn {
+    /// `window_start`.
+    Start,
+    /// `window_end`.
+    End,
+    /// `window_time`: the last millisecond of the window.
+    Time,
+    /// A key: an index of [`WindowAggregate::keys`].
+    Key(usize),
+}
+
+/// What a window aggregate computes.
+#[derive(Clone, Debug)]
+pub struct WindowAggregate {
+    /// The windows.
+    pub spec: WindowSpec,
+    /// The event-time column of the input.
+    pub time: usize,
+    /// The keys beside the window, over the input.
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The group columns of the answer, in their order.
+    pub columns: Vec<GroupColumn>,
+    /// The aggregates, over the input.
+    pub aggregates: Vec<Aggregate>,
+    /// When it answers.
+    pub emit: EmitMode,
+}
+
+/// `SELECT window_end, k, sum(x) .. GROUP BY window_start, window_end, k` over an insert-only input.
+#[derive(Debug)]
+pub struct WindowAggregateExec {
+    name: Arc<str>,
+    input: Arc<dyn ExecutionPlan>,
+    plan: Arc<Plan>,
+    state: Arc<Mutex<WindowState>>,
+    properties: Arc<PlanProperties>,
+}
+
+/// What does not change between batches.
+#[derive(Debug)]
+struct Plan {
+    spec: WindowSpec,
+    time: usize,
+    groups: Vec<Arc<dyn PhysicalExpr>>,
+    columns: Vec<GroupColumn>,
+    aggregates: Arc<Aggregates>,
+    emit: EmitMode,
+    layout: Layout,
+    keys: SchemaRef,
+    /// With the weight, where it is a changelog.
+    output: SchemaRef,
+}
+
+impl WindowAggregateExec {
+    /// Aggregates the windows of the input.
+    ///
+    /// `name` names the state within the query. `output` is the schema of the answer: a column for each of
+    /// [`WindowAggregate::columns`], then one for each aggregate. With [`EmitMode::Changes`] the node's own
+    /// schema adds [`changelog::WEIGHT`].
+    ///
+    /// # Errors
+    /// Where DataFusion can't build an accumulator, or the types don't fit the output.
+    pub fn try_new(
+        name: impl Into<Arc<str>>,
+        input: Arc<dyn ExecutionPlan>,
+        query: WindowAggregate,
+        output: &Schema,
+    ) -> DfResult<Self> {
+        let WindowAggregate { spec, time, keys: groups, columns, aggregates, emit } = query;
+        let schema = input.schema();
+        let aggregates = Arc::new(Aggregates::try_new(&aggregates, &schema)?);
+        let keys = key_schema(&groups, &columns, &schema, output)?;
+        let expected = columns.len() + aggregates.result_fields().count();
+        if time >= schema.fields().len() || output.fields().len() != expected {
+            return internal_err!("a window aggregate of {expected} columns does not answer {output}");
+        }
+        let panes = emit == EmitMode::OnClose && !matches!(spec.kind, WindowKind::Tumble { .. });
+        let layout = if panes && aggregates.mergeable() { Layout::Panes } else { Layout::Windows };
+        let state = Arc::new(Mutex::new(WindowState::try_new(&keys, &aggregates, &schema)?));
+        let output = match emit {
+            EmitMode::OnClose => Arc::new(output.clone()),
+            EmitMode::Changes => changelog::with_weight(output),
+        };
+        let properties = node::final_properties(Arc::clone(&output));
+        let plan = Arc::new(Plan { spec, time, groups, columns, aggregates, emit, layout, keys, output });
+        Ok(Self { name: name.into(), input, plan, state, properties })
+    }
+
+    /// The state's name within the query.
+    pub fn state_name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is kept between batches.
+    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
+        Arc::clone(&self.state) as _
+    }
+
+    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            input,
+            plan: Arc::clone(&self.plan),
+            state: Arc::clone(&self.state),
+            properties: Arc::clone(&self.properties),
+        }
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.plan.groups.iter().chain(self.plan.aggregates.expressions()).collect()
+    }
+}
+
+impl DisplayAs for WindowAggregateExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.plan;
+        let name = |f: &Arc<arrow::datatypes::Field>| f.name().clone();
+        let keys: Vec<String> = plan.keys.fields().iter().map(name).collect();
+        let results: Vec<String> = plan.aggregates.result_fields().map(name).collect();
+        let emit = if plan.emit == EmitMode::OnClose { "on close" } else { "changes" };
+        let (spec, keys, results) = (plan.spec, keys.join(", "), results.join(", "));
+        write!(f, "WindowAggregateExec: {spec}, by=[{keys}], aggregates=[{results}], emit={emit}")
+    }
+}
+
+impl ExecutionPlan for WindowAggregateExec {
+    unary_node!("WindowAggregateExec");
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        if partition != 0 {
+            return internal_err!("WindowAggregateExec has one partition, {partition} was asked for");
+        }
+        let frontier = BatchContext::of(&context)?.frontier;
+        let input = self.input.execute(0, context)?;
+        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
+        Ok(node::answer(Arc::clone(&self.plan.output), async move {
+            let batches: Vec<RecordBatch> = input.try_collect().await?;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            plan.run(&mut state, &batches, frontier)
+        }))
+    }
+}
+
+impl Plan {
+    fn run(
+        &self,
+        state: &mut WindowState,
+        batches: &[RecordBatch],
+        frontier: Option<i64>,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let (cells, mut portions) = self.place(batches)?;
+        self.check_not_late(&cells, state.closed())?;
+        keep_first(&self.aggregates, &mut portions, |set, of, values| state.unseen(set, &cells, of, values))?;
+        let found = state.found(&cells)?;
+        let after = match cells.total {
+            0 => vec![],
+            total => self.aggregates.accumulate(&found, portions, total)?,
+        };
+        let output = match (self.emit, self.layout) {
+            (EmitMode::Changes, _) => self.emit_changes(state, &cells, &found, &after, frontier)?,
+            (EmitMode::OnClose, Layout::Windows) => self.close_windows(state, &cells, &after, frontier)?,
+            (EmitMode::OnClose, Layout::Panes) => self.close_panes(state, &cells, &after, frontier)?,
+        };
+        state.close(frontier);
+        Ok(output)
+    }
+
+    /// Puts the rows into cells, and evaluates what the aggregates are given.
+    fn place(&self, batches: &[RecordBatch]) -> DfResult<(Cells, Vec<Portion>)> {
+        let mut builder = CellsBuilder::new(self.spec, self.layout, Grouping::try_new(&self.keys)?);
+        let mut arguments = Vec::with_capacity(batches.len());
+        for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+            let time = batch.columns().get(self.time);
+            let time = time.ok_or_else(|| internal_datafusion_err!("the time column is not there"))?;
+            let (batch, places) = builder.place(batch, &micros(time)?)?;
+            builder.push(places, &evaluate_all(&self.groups, &batch)?)?;
+            arguments.push(self.aggregates.arguments(&batch)?);
+        }
+        let mut cells = if arguments.is_empty() { Cells::none() } else { builder.build()? };
+        let rows = std::mem::take(&mut cells.rows).into_iter();
+        let portions = rows.zip(arguments).map(|(groups, arguments)| Portion { groups, arguments }).collect();
+        Ok((cells, portions))
+    }
+
+    fn check_not_late(&self, cells: &Cells, closed: Option<i64>) -> DfResult<()> {
+        let (Some((slot, _)), Some(closed)) = (cells.slots.first(), closed) else { return Ok(()) };
+        let end = match self.layout {
+            Layout::Windows => *slot,
+            Layout::Panes => self.spec.first_end(*slot),
+        };
+        if end <= closed {
+            return internal_err!(
+                "a row reached {} after its window had closed: the window ends at {end} us, the frontier was {closed} us",
+                self.spec
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The columns of a key, under the names that they have in the answer.
+fn key_schema(
+    groups: &[Arc<dyn PhysicalExpr>],
+    columns: &[GroupColumn],
+    input: &Schema,
+    output: &Schema,
+) -> DfResult<SchemaRef> {
+    let name = |key: usize| {
+        let place = columns.iter().position(|c| *c == GroupColumn::Key(key));
+        place.and_then(|place| output.fields().get(place)).map_or_else(|| format!("$key.{key}"), |f| f.name().clone())
+    };
+    let names: Vec<String> = (0..groups.len()).map(name).collect();
+    super::aggregate::key_schema(groups, input, names.iter().map(String::as_str))
+}
