@@ -1,0 +1,293 @@
+//! A planned query, compiled: the sources it reads, the plan it runs, and what is known of its answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::source_as_provider;
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, TableScan};
+use datafusion::physical_plan::ExecutionPlan;
+use millstream_core::sink::OutputKind;
+use millstream_core::source::{Boundedness, Source};
+
+use super::clock::{self, BatchTime};
+use super::incremental::{self, EmitMode};
+use super::late::{self, LateBound};
+use super::nodes::{StreamAggregate, StreamScan, extension};
+use super::physical;
+use super::refuse::Refusal;
+use super::rules;
+use crate::runner::Input;
+use crate::runner::edge::{Edge, EventTime};
+use crate::sql::StreamTable;
+
+/// One day: how far ahead of the batch time an event time may be.
+const AHEAD_US_MAX: i64 = 86_400_000_000;
+
+/// How the streamed answer compares with the batch answer over the same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exactness {
+    /// The same.
+    Exact,
+    /// The same but for the rounding of float sums, whose association follows the cut into batches.
+    Rounding,
+    /// An approximation in batch too.
+    Approximate,
+    /// It depends on the time of the batches.
+    Clock,
+}
+
+impl std::fmt::Display for Exactness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Exact => "exact",
+            Self::Rounding => "rounding",
+            Self::Approximate => "approximate",
+            Self::Clock => "clock",
+        })
+    }
+}
+
+/// A query that is ready to run.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The sources, each read once however often the query names it.
+    pub inputs: Vec<Input>,
+    /// The incremental plan, for people.
+    pub logical: LogicalPlan,
+    /// The plan that runs.
+    pub physical: Arc<dyn ExecutionPlan>,
+    /// How many scans the plan has.
+    pub scans: usize,
+    /// What the rows of the output mean.
+    pub kind: OutputKind,
+    /// The columns that are unique among the rows of the answer, where that is known; counted without `op`.
+    pub key: Option<Vec<usize>>,
+    /// The columns that a sink gets, `op` included where the output is a changelog.
+    pub output: SchemaRef,
+    /// What `now()` answers.
+    pub time: BatchTime,
+    /// What the plan is run with.
+    pub context: Arc<TaskContext>,
+    /// How the answer compares with the batch answer.
+    pub exactness: Exactness,
+    /// Whether all sources end.
+    pub boundedness: Boundedness,
+}
+
+/// Compiles a query's plan as it was planned from SQL.
+///
+/// # Errors
+/// A [`Refusal`] where the query has no incremental meaning, or where a source can't be read.
+pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -> Result<Compiled, Refusal> {
+    let time = BatchTime::default();
+    let (plan, uses_clock) = clock::bind(plan, &time)?;
+    let plan = rules::analyze(plan, state)?;
+    refuse_early(&plan)?;
+    let plan = rules::optimize(plan, state)?;
+    let edge = incremental::rewrite(&plan, emit)?;
+    let plan = rules::prune(edge.plan, state)?;
+    let bounds = late::bounds(&plan)?;
+    let exactness = exactness(&plan, uses_clock)?;
+    let tables = used_tables(&plan)?;
+    let mut inputs = vec![];
+    for table in tables.values() {
+        inputs.push(table.input(bounds.get(&table.table.name).cloned().unwrap_or_default(), state)?);
+    }
+    let (logical, scans) = number_scans(tell_apart(plan)?, &tables, &mut inputs)?;
+    let physical = physical::plan(&logical, state).await?;
+    let kind = if edge.changelog { OutputKind::Changelog } else { OutputKind::Append };
+    let output = match kind {
+        OutputKind::Append => physical.schema(),
+        OutputKind::Changelog => crate::changelog::ops_schema(&physical.schema()),
+    };
+    let followed = inputs.iter().any(|i| i.source.boundedness() == Boundedness::Followed);
+    let boundedness = if followed { Boundedness::Followed } else { Boundedness::Bounded };
+    let context = Arc::new(TaskContext::from(state));
+    let key = edge.key;
+    Ok(Compiled { inputs, logical, physical, scans, kind, key, output, time, context, exactness, boundedness })
+}
+
+/// Refuses what DataFusion's rules would rewrite into something else, or stumble over.
+fn refuse_early(plan: &LogicalPlan) -> Result<(), Refusal> {
+    let mut refusal = None;
+    let mut reads = false;
+    plan.apply(|node| {
+        if matches!(node, LogicalPlan::Distinct(Distinct::On(_))) {
+            refusal = Some(Refusal::of_node(node));
+        }
+        reads |= matches!(node, LogicalPlan::TableScan(_));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if refusal.is_none() && !reads {
+        refusal = Some(Refusal::new(
+            "INSERT",
+            "the query reads no source: there is nothing to stream",
+            "write constants with the program that reads the result, or select them FROM a table",
+        ));
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+/// A table and which of its columns the query reads, over all its scans.
+struct UsedTable {
+    table: Arc<StreamTable>,
+    columns: BTreeSet<usize>,
+}
+
+impl UsedTable {
+    fn projection(&self) -> Vec<usize> {
+        self.columns.iter().copied().collect()
+    }
+
+    fn input(&self, bound: LateBound, state: &SessionState) -> Result<Input, Refusal> {
+        let source: Arc<dyn Source> = self.table.source.source(&self.projection()).map_err(Refusal::from)?;
+        let event_time = match &self.table.watermark {
+            None => None,
+            Some(watermark) => {
+                let schema = DFSchema::try_from(source.schema().as_ref().clone())?;
+                let expr = state.create_physical_expr(watermark.expr.clone(), &schema)?;
+                Some(EventTime { column: watermark.column.clone(), expr, delay_us: watermark.delay_us })
+            }
+        };
+        let edge = Edge { source: self.table.name.clone(), event_time, bound, ahead_us_max: AHEAD_US_MAX };
+        let idle_timeout = millstream_io::source::idle_timeout(&self.table.spec)?;
+        Ok(Input { source, edge, scans: vec![], idle_timeout })
+    }
+}
+
+fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal> {
+    let provider = source_as_provider(&scan.source)?;
+    let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>() else {
+        return Err(Refusal::new(
+            scan.table_name.table(),
+            format!("{} is a table that can't be streamed", scan.table_name),
+            "declare it with CREATE TABLE .. WITH ('connector' = ..)",
+        ));
+    };
+    Ok(Arc::new(table.clone()))
+}
+
+fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusal> {
+    let mut tables: BTreeMap<String, UsedTable> = BTreeMap::new();
+    let mut failed = None;
+    plan.apply(|node| {
+        let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
+        match stream_table(scan) {
+            Err(refusal) => failed = Some(refusal),
+            Ok(table) => {
+                let all = 0..table.source.schema().fields().len();
+                let of_watermark = watermark_columns(&table);
+                let used = tables
+                    .entry(table.name.clone())
+                    .or_insert_with(|| UsedTable { table, columns: of_watermark.into_iter().collect() });
+                match &scan.projection {
+                    Some(columns) => used.columns.extend(columns),
+                    None => used.columns.extend(all),
+                }
+            }
+        }
+        Ok(if failed.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    failed.map_or(Ok(tables), Err)
+}
+
+fn watermark_columns(table: &StreamTable) -> Vec<usize> {
+    let schema = table.source.schema();
+    let Some(watermark) = &table.watermark else { return vec![] };
+    watermark.expr.column_refs().iter().filter_map(|c| schema.index_of(&c.name).ok()).collect()
+}
+
+/// Gives every scan its number and tells the inputs which scans they feed.
+fn number_scans(
+    plan: LogicalPlan,
+    tables: &BTreeMap<String, UsedTable>,
+    inputs: &mut [Input],
+) -> Result<(LogicalPlan, usize), Refusal> {
+    let mut next = 0;
+    let numbered = plan.transform_up(|node| {
+        let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+        let name = source_as_provider(&scan.source)
+            .ok()
+            .and_then(|p| (p.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>().map(|t| t.name.clone()))
+            .unwrap_or_default();
+        let all: Vec<usize> = (0..scan.source.schema().fields().len()).collect();
+        let wanted = scan.projection.as_ref().unwrap_or(&all);
+        if let (Some(table), Some(input)) = (tables.get(&name), inputs.iter_mut().find(|i| i.edge.source == name)) {
+            let read = table.projection();
+            let columns = wanted.iter().filter_map(|c| read.binary_search(c).ok()).collect();
+            input.scans.push((next, columns));
+        }
+        let node = StreamScan { scan: next, table: name, schema: Arc::clone(&scan.projected_schema) };
+        next += 1;
+        Ok(Transformed::yes(extension(node)))
+    })?;
+    Ok((numbered.data, next))
+}
+
+/// Gives aggregates that keep the same of the same rows names of their own.
+fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let named = plan.transform_up(|node| {
+        let LogicalPlan::Extension(inner) = &node else { return Ok(Transformed::no(node)) };
+        let Some(aggregate) = inner.node.as_any().downcast_ref::<StreamAggregate>() else {
+            return Ok(Transformed::no(node));
+        };
+        let count = seen.entry(aggregate.name.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            return Ok(Transformed::no(node));
+        }
+        let name = format!("{}-{count}", aggregate.name);
+        Ok(Transformed::yes(extension(StreamAggregate { name, ..aggregate.clone() })))
+    })?;
+    Ok(named.data)
+}
+
+fn exactness(plan: &LogicalPlan, uses_clock: bool) -> Result<Exactness, Refusal> {
+    let mut exactness = if uses_clock { Exactness::Clock } else { Exactness::Exact };
+    plan.apply(|node| {
+        if let LogicalPlan::Extension(node) = node
+            && let Some(aggregate) = node.node.as_any().downcast_ref::<StreamAggregate>()
+        {
+            for expr in &aggregate.aggregates {
+                exactness = exactness.max(of_aggregate(expr, aggregate.input.schema()));
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(exactness)
+}
+
+fn of_aggregate(expr: &Expr, schema: &DFSchema) -> Exactness {
+    use datafusion::logical_expr::ExprSchemable;
+    /// Functions that answer one of their inputs, or count them: no sum is built.
+    const NO_SUM: [&str; 11] = [
+        "count",
+        "min",
+        "max",
+        "first_value",
+        "last_value",
+        "nth_value",
+        "array_agg",
+        "string_agg",
+        "bool_and",
+        "bool_or",
+        "grouping",
+    ];
+    let Expr::AggregateFunction(call) = expr.clone().unalias() else { return Exactness::Exact };
+    if call.func.name().starts_with("approx_") {
+        return Exactness::Approximate;
+    }
+    let float = |t: &DataType| t.is_floating();
+    let args = call.params.args.iter().any(|a| a.get_type(schema).is_ok_and(|t| float(&t)));
+    let sums = !NO_SUM.contains(&call.func.name());
+    if sums && (args || expr.get_type(schema).is_ok_and(|t| float(&t))) {
+        Exactness::Rounding
+    } else {
+        Exactness::Exact
+    }
+}

@@ -1,0 +1,293 @@
+//! Runs batches on this machine: read and judge the rows, then run the compiled plan over them.
+//!
+//! The rows of a batch are read whole before the plan runs (a batch is bounded in rows and bytes), so that
+//! the frontier after the batch is known when the operators see its rows, and a window can close in the batch
+//! whose rows moved the watermark past it.
+
+pub mod edge;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, SourceIntent};
+use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
+use millstream_core::sink::{Output, OutputKind};
+use millstream_core::source::Source;
+use millstream_core::{Error, ErrorKind, Result};
+use millstream_state::StateStore;
+
+use self::edge::{Edge, Gate, Judged, as_json, left_out_of};
+use crate::changelog;
+use crate::exec::{self, BatchContext};
+use crate::plan::{BatchTime, Compiled};
+
+/// A source of a query, with what its rows are judged by.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Where the rows come from.
+    pub source: Arc<dyn Source>,
+    /// What they are judged by.
+    pub edge: Edge,
+    /// The scans of the plan that read it: the scan's number, and its columns among those that are read.
+    pub scans: Vec<(usize, Vec<usize>)>,
+    /// After how long a partition that was read to its end no longer holds the watermark back.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Input {
+    /// The source in a line, for a person.
+    pub fn describe(&self) -> String {
+        let columns: Vec<_> = self.source.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let event_time = match &self.edge.event_time {
+            Some(time) => format!("event time {}, watermark {} ms behind", time.column, time.delay_us / 1000),
+            None => "no event time".to_string(),
+        };
+        let late =
+            if self.edge.bound.is_some() { "a row is late when its first window has closed" } else { "no row is late" };
+        format!("{}: reads {}; {event_time}; {late}", self.edge.source, columns.join(", "))
+    }
+}
+
+/// Runs the batches of one compiled query.
+pub struct LocalRunner {
+    inputs: Vec<Input>,
+    plan: Arc<dyn ExecutionPlan>,
+    scans: usize,
+    kind: OutputKind,
+    key: Option<Vec<usize>>,
+    time: BatchTime,
+    context: Arc<TaskContext>,
+    states: StateStore,
+}
+
+/// What was read of all sources.
+struct Read {
+    rows: Vec<Vec<RecordBatch>>,
+    account: Vec<Account>,
+    watermarks: BTreeMap<String, BTreeMap<PartitionId, i64>>,
+    dropped: Vec<Dropped>,
+    /// The row that was asked for with `find`, as it stood.
+    found: Option<UsedRow>,
+}
+
+/// How many of the used rows are still wanted, and which one is looked for.
+struct Wanted {
+    left: u64,
+    find: Option<u64>,
+}
+
+impl LocalRunner {
+    /// A runner of a compiled query; its states are kept in `states`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Bug`] where two operators have one name.
+    pub fn new(compiled: &Compiled, mut states: StateStore) -> Result<Self> {
+        for (name, state) in exec::states(&compiled.physical) {
+            states.register(&name, state)?;
+        }
+        Ok(Self {
+            inputs: compiled.inputs.clone(),
+            plan: Arc::clone(&compiled.physical),
+            scans: compiled.scans,
+            kind: compiled.kind,
+            key: compiled.key.clone(),
+            time: compiled.time.clone(),
+            context: Arc::clone(&compiled.context),
+            states,
+        })
+    }
+
+    async fn read(&self, task: Task<'_>, find: Option<u64>) -> Result<Read> {
+        let mut read = Read {
+            rows: vec![Vec::new(); self.scans],
+            account: vec![],
+            watermarks: BTreeMap::new(),
+            dropped: vec![],
+            found: None,
+        };
+        let mut wanted = Wanted { left: task.take.unwrap_or(u64::MAX), find };
+        for part in &task.intent.sources {
+            let input = self.inputs.iter().find(|i| i.edge.source == part.source);
+            let input = input.ok_or_else(|| {
+                Error::bug(format!("the intent names a source {} that the plan has not", part.source))
+            })?;
+            self.read_source(input, part, task, &mut wanted, &mut read).await?;
+        }
+        Ok(read)
+    }
+
+    async fn read_source(
+        &self,
+        input: &Input,
+        part: &SourceIntent,
+        task: Task<'_>,
+        wanted: &mut Wanted,
+        read: &mut Read,
+    ) -> Result<()> {
+        let mut account = Account { source: part.source.clone(), ..Account::default() };
+        let mut watermarks = BTreeMap::new();
+        for range in &part.ranges {
+            account.lost += range.lost;
+            let mut gate = Gate {
+                edge: &input.edge,
+                partition: &range.partition,
+                watermark: task.timeline.watermark(&part.source, range.partition.as_str()),
+                frontier: task.intent.frontier,
+                time_us: task.intent.time_us,
+                left_out: left_out_of(task.left_out, &part.source, &range.partition),
+            };
+            let mut chunks = input.source.open(range).await?;
+            while wanted.left > 0
+                && let Some(chunk) = chunks.next().await
+            {
+                let judged = gate.judge(chunk?)?;
+                keep(judged, &gate, input, wanted, &mut account, read)?;
+            }
+            if let Some(watermark) = gate.watermark {
+                watermarks.insert(range.partition.clone(), watermark);
+            }
+        }
+        read.account.push(account);
+        read.watermarks.insert(part.source.clone(), watermarks);
+        Ok(())
+    }
+
+    async fn execute(&self, context: BatchContext) -> Result<Vec<RecordBatch>> {
+        let context = context.task_context(&self.context);
+        let plan = reset_plan_states(Arc::clone(&self.plan)).map_err(row_error)?;
+        let mut output = vec![];
+        for partition in 0..plan.properties().output_partitioning().partition_count() {
+            let mut stream = plan.execute(partition, Arc::clone(&context)).map_err(row_error)?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch.map_err(row_error)?;
+                if batch.num_rows() > 0 {
+                    output.push(batch);
+                }
+            }
+        }
+        Ok(output)
+    }
+
+    fn output(&self, rows: Vec<RecordBatch>) -> Result<Output> {
+        let schema = self.plan.schema();
+        if self.kind == OutputKind::Append {
+            return Ok(Output { schema, kind: self.kind, batches: rows });
+        }
+        let rows = changelog::consolidate(&rows, &schema)?;
+        let key = self.key.as_deref();
+        let batches = rows.iter().map(|r| changelog::to_ops(r, key)).collect::<Result<Vec<_>>>()?;
+        Ok(Output { schema: changelog::ops_schema(&schema), kind: self.kind, batches })
+    }
+}
+
+/// Sorts the rows of a judged chunk into the batch, up to as many as are wanted.
+fn keep(
+    judged: Judged,
+    gate: &Gate<'_>,
+    input: &Input,
+    wanted: &mut Wanted,
+    account: &mut Account,
+    read: &mut Read,
+) -> Result<()> {
+    let count = judged.rows.num_rows() as u64;
+    if let Some(n) = wanted.find {
+        if n < count && read.found.is_none() {
+            let row = usize::try_from(n).unwrap_or(usize::MAX);
+            let place = judged.places.get(row).copied().unwrap_or_default();
+            let (source, partition) = (input.edge.source.clone(), gate.partition.clone());
+            let raw = as_json(&judged.rows, row);
+            let row = Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw };
+            read.found = Some(UsedRow { row });
+        }
+        wanted.find = n.checked_sub(count);
+    }
+    let used = count.min(wanted.left);
+    wanted.left -= used;
+    let rejected = judged.dropped.iter().filter(|d| d.kind == DropKind::Rejected).count() as u64;
+    account.used += used;
+    account.rejected += rejected;
+    account.late += judged.dropped.len() as u64 - rejected;
+    account.read += used + judged.dropped.len() as u64;
+    read.dropped.extend(judged.dropped);
+    if used > 0 {
+        let rows = judged.rows.slice(0, usize::try_from(used).unwrap_or(usize::MAX));
+        for (scan, columns) in &input.scans {
+            let projected = rows.project(columns)?;
+            read.rows.get_mut(*scan).ok_or_else(|| Error::bug("a scan is not in the plan"))?.push(projected);
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Runner for LocalRunner {
+    async fn run(&mut self, task: Task<'_>) -> Result<Outcome> {
+        self.time.set(task.intent.time_us);
+        let read = self.read(task, None).await?;
+        let frontier = frontier_after(task.intent, task, &read);
+        let (batch, time_us) = (task.intent.batch, task.intent.time_us);
+        let rows = self.execute(BatchContext { batch, time_us, frontier, inputs: read.rows }).await?;
+        let output = self.output(rows)?;
+        Ok(Outcome { output, account: read.account, watermarks: read.watermarks, dropped: read.dropped })
+    }
+
+    async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>> {
+        Ok(self.read(Task { take: None, ..task }, Some(n)).await?.found)
+    }
+
+    fn install(&mut self) {
+        self.states.install_all();
+    }
+
+    fn discard(&mut self) {
+        self.states.discard_all();
+    }
+
+    fn state(&mut self) -> Option<&mut dyn RunnerState> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl RunnerState for LocalRunner {
+    fn checkpoint(&mut self, batch: BatchId) -> Result<BoxFuture<'static, Result<String>>> {
+        self.states.checkpoint(batch)
+    }
+
+    async fn restore(&mut self, manifest: &str) -> Result<()> {
+        self.states.restore(manifest)
+    }
+
+    fn retain(&mut self, manifests: &[String]) -> Result<()> {
+        self.states.retain(manifests)
+    }
+}
+
+fn frontier_after(intent: &Intent, task: Task<'_>, read: &Read) -> Option<i64> {
+    let mut after = task.timeline.clone();
+    after.advance(intent, &read.watermarks);
+    after.frontier()
+}
+
+/// What an error of the plan means: mostly that an expression fails on a row.
+pub fn row_error(error: DataFusionError) -> Error {
+    let kind = match error.find_root() {
+        DataFusionError::Internal(_) | DataFusionError::SchemaError(..) | DataFusionError::Plan(_) => ErrorKind::Bug,
+        DataFusionError::ResourcesExhausted(_) => ErrorKind::Config,
+        DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
+            Some(inner) => inner.kind(),
+            None => ErrorKind::Row,
+        },
+        _ => ErrorKind::Row,
+    };
+    Error::new(kind, error.strip_backtrace())
+}
