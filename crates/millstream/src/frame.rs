@@ -1,1 +1,352 @@
-//! frame.
+//! A table that may never end, and what is computed from it: a DataFrame in DataFusion's manner.
+//!
+//! A [`StreamFrame`] is a plan and nothing more. The same frame is answered once over input that ends
+//! ([`StreamFrame::collect`]), or streamed into a sink, batch by batch, exactly once
+//! ([`StreamFrame::write_stream`]); both give the same answer. Expressions are DataFusion's.
+
+mod event_time;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{Column, DataFusionError};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use futures::TryStreamExt;
+use millstream_core::{Error, Result};
+
+pub use event_time::with_event_time;
+pub use millstream_core::query::QueryHandle as StreamHandle;
+pub use writer::StreamWriter;
+
+use crate::batch::answer;
+use crate::pipeline::emit_mode;
+use crate::plan::{Compiled, EmitMode, Refusal, compile, describe_state};
+use crate::sql::{PlannedQuery, SqlError};
+use crate::window::{WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
+
+/// A table that may never end. Cheap to clone; each method gives a new frame.
+///
+/// ```
+/// use millstream::prelude::*;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let session = Session::new()?;
+/// session.sql("CREATE TABLE bids (item BIGINT, price BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '100',
+///              'fields.item.min' = '1', 'fields.item.max' = '2', 'fields.price.kind' = 'sequence', 'fields.price.start' = '1')")?;
+/// let highest = session
+///     .table("bids")?
+///     .filter(col("price").lt_eq(lit(50)))?
+///     .with_column("cents", col("price") * lit(100))?
+///     .aggregate([], [max(col("cents")).alias("highest"), count(lit(1)).alias("bids")])?;
+/// assert!(highest.explain().await?.contains("one row, for ever")); // what a stream would keep
+/// let rows = highest.collect().await?; // the generated table ends
+/// assert!(format!("{rows:?}").contains("5000"), "{rows:?}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct StreamFrame {
+    plan: LogicalPlan,
+    state: Arc<SessionState>,
+    base_dir: PathBuf,
+    emit: EmitMode,
+    /// The SQL that the plan was written as, as long as it is that plan.
+    query: Option<Arc<PlannedQuery>>,
+}
+
+/// A column by its name, which keeps its case; `table.column` where two tables have it.
+///
+/// DataFusion's own `col` makes names lower-case unless they are quoted.
+pub fn col(name: impl Into<String>) -> Expr {
+    Expr::Column(Column::from_qualified_name_ignore_case(name))
+}
+
+/// Windows of this size, one after the other. Lengths of windows are cut to whole microseconds.
+pub fn tumble(size: Duration) -> WindowSpec {
+    WindowSpec::tumble(micros(size))
+}
+
+/// A window of `size` that begins every `slide`, at most the size.
+pub fn hop(slide: Duration, size: Duration) -> WindowSpec {
+    WindowSpec::hop(micros(slide), micros(size))
+}
+
+/// Windows that share their start and end every `step`, up to `size`, a multiple of the step.
+pub fn cumulate(step: Duration, size: Duration) -> WindowSpec {
+    WindowSpec::cumulate(micros(step), micros(size))
+}
+
+fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl StreamFrame {
+    pub(crate) fn new(plan: LogicalPlan, state: SessionState, base_dir: PathBuf) -> Self {
+        Self { plan, state: Arc::new(state), base_dir, emit: EmitMode::Default, query: None }
+    }
+
+    pub(crate) fn of_query(query: PlannedQuery, state: SessionState, base_dir: PathBuf) -> Self {
+        let (plan, emit) = (query.plan.clone(), emit_mode(query.emit));
+        Self { plan, state: Arc::new(state), base_dir, emit, query: Some(Arc::new(query)) }
+    }
+
+    /// The columns. That of an event time says so in its metadata.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(self.plan.schema().inner())
+    }
+
+    /// The plan, neither analyzed nor optimized.
+    pub fn logical_plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
+    fn then<E>(self, step: impl FnOnce(LogicalPlanBuilder) -> Result<LogicalPlanBuilder, E>) -> Result<Self>
+    where
+        E: Into<DataFusionError>,
+    {
+        let plan = step(LogicalPlanBuilder::from(self.plan)).map_err(Into::into).and_then(LogicalPlanBuilder::build);
+        Ok(Self { plan: plan.map_err(of_datafusion)?, query: None, ..self })
+    }
+
+    /// These expressions of each row.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where a column is not there or types don't fit; so do all methods here.
+    pub fn select(self, columns: impl IntoIterator<Item = Expr>) -> Result<Self> {
+        let columns: Vec<Expr> = columns.into_iter().collect();
+        self.then(|plan| plan.project(columns))
+    }
+
+    /// The rows for which this is true.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`].
+    pub fn filter(self, predicate: Expr) -> Result<Self> {
+        self.then(|plan| plan.filter(predicate))
+    }
+
+    /// All columns and one more; in the place of the one that has its name, where there is one.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`].
+    pub fn with_column(self, name: &str, value: Expr) -> Result<Self> {
+        let mut replaced = false;
+        let columns = self.plan.schema().iter().map(|(table, field)| {
+            let replace = field.name() == name;
+            replaced |= replace;
+            if replace { value.clone().alias(name) } else { Expr::Column(Column::from((table, field))) }
+        });
+        let mut columns: Vec<Expr> = columns.collect();
+        if !replaced {
+            columns.push(value.alias(name));
+        }
+        self.then(|plan| plan.project(columns))
+    }
+
+    /// The same rows as a table of this name: its columns are `name.column`.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`].
+    pub fn alias(self, name: &str) -> Result<Self> {
+        self.then(|plan| plan.alias(datafusion::common::TableReference::bare(name)))
+    }
+
+    /// The rows of both; the columns are matched by their place.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`], and where the numbers of columns differ.
+    pub fn union(self, other: Self) -> Result<Self> {
+        self.then(|plan| plan.union(other.plan))
+    }
+
+    /// Each row once, however often it comes.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`].
+    pub fn distinct(self) -> Result<Self> {
+        self.then(LogicalPlanBuilder::distinct)
+    }
+
+    /// Makes a column the event time, with a watermark this far behind the latest one: a row that comes after the
+    /// watermark closed its window is late and goes to `<query>$late`.
+    ///
+    /// The watermark belongs to the table that is read and sees all its rows, those too that the frame filters out.
+    /// The column is one of that table, or computed from a row of it.
+    ///
+    /// ```
+    /// # use millstream::prelude::*;
+    /// use millstream::datafusion::prelude::to_timestamp_millis;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let session = Session::new()?;
+    /// # session.sql("CREATE TABLE logins (ms BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '30',
+    /// #              'fields.ms.kind' = 'sequence', 'fields.ms.start' = '1')")?;
+    /// let logins = session.table("logins")?.with_column("at", to_timestamp_millis(vec![col("ms")]))?;
+    /// let timed = logins.with_watermark("at", Duration::from_secs(5))?;
+    /// let counts = timed
+    ///     .window("at", hop(Duration::from_millis(5), Duration::from_millis(10)))?
+    ///     .aggregate([col("window_start"), col("window_end")], [count(lit(1)).alias("logins")])?;
+    /// # let windows: usize = counts.collect().await?.iter().map(|rows| rows.num_rows()).sum();
+    /// # assert_eq!(windows, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where the column is no timestamp, comes from an aggregate or from several
+    /// tables, or the table has a watermark already.
+    pub fn with_watermark(self, column: &str, delay: Duration) -> Result<Self> {
+        let index = self.column(column)?;
+        let plan = event_time::with_watermark(self.plan, index, delay)?;
+        Ok(Self { plan, query: None, ..self })
+    }
+
+    /// Puts each row into its windows by its event time `time`: a row for each window, with three more columns of
+    /// the time's type: `window_start`, `window_end` (exclusive) and `window_time`, the event time of what is
+    /// computed from the window.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where the column is no event time, or a length doesn't fit.
+    pub fn window(self, time: &str, windows: WindowSpec) -> Result<Self> {
+        let windows = windows.checked()?;
+        let (table, field) = self.plan.schema().qualified_field(self.column(time)?);
+        if !is_event_time(field) {
+            return Err(Error::query(format!(
+                "'{time}' is no event time, so that no window over it would ever close: call with_watermark(\"{time}\", ..) \
+                 first, and pass the column on unchanged"
+            )));
+        }
+        if let DataType::Timestamp(unit, _) = field.data_type()
+            && let Some(us) = lengths(windows).into_iter().find(|us| micros_from(micros_to(*us, *unit), *unit) != *us)
+        {
+            let length = crate::window::Length(us);
+            return Err(Error::query(format!("{length} is finer than the column '{time}', which counts in {unit:?}s")));
+        }
+        let time = Column::from((table, field));
+        let node = WindowTable::try_new(self.plan, time, windows).map_err(of_datafusion)?;
+        let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+        Ok(Self { plan, query: None, ..self })
+    }
+
+    /// A row for each group. Groups with `window_start` and `window_end` among them are answered once, when the
+    /// watermark closes the window; others whenever they change, as a changelog.
+    ///
+    /// # Errors
+    /// As [`StreamFrame::select`].
+    pub fn aggregate(
+        self,
+        groups: impl IntoIterator<Item = Expr>,
+        aggregates: impl IntoIterator<Item = Expr>,
+    ) -> Result<Self> {
+        let groups: Vec<Expr> = groups.into_iter().collect();
+        let aggregates: Vec<Expr> = aggregates.into_iter().collect();
+        self.then(|plan| plan.aggregate(groups, aggregates))
+    }
+
+    /// When windows are answered: on close, or as they change.
+    pub fn emit(self, emit: EmitMode) -> Self {
+        Self { emit, ..self }
+    }
+
+    /// The plan as it would be streamed, what it keeps as state, and how its answer compares with that of
+    /// [`StreamFrame::collect`].
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where it can't be streamed, with the reason and what works.
+    pub async fn explain(&self) -> Result<String> {
+        let compiled = self.compile().await?;
+        let state = describe_state(&compiled.logical).join("\n       ");
+        Ok(format!("{}\nstate: {state}\nanswer: {}", compiled.logical.display_indent(), compiled.exactness))
+    }
+
+    /// All rows of the answer, as a batch job over tables that end: what the stream has answered when they have
+    /// ended, without late rows being left out. Nothing is remembered.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where a table is followed for ever; what the source says where it can't
+    /// be read.
+    pub async fn collect(&self) -> Result<Vec<RecordBatch>> {
+        let rows = answer(self.plan.clone(), &self.state, &BTreeMap::new()).await;
+        let rows = rows.map_err(|e| self.placed(&e))?;
+        rows.try_collect().await.map_err(|e| self.placed(&e))
+    }
+
+    /// Streams the answer into a sink: say which, then [`StreamWriter::start`].
+    pub fn write_stream(&self) -> StreamWriter {
+        StreamWriter::new(self.clone())
+    }
+
+    /// What runs.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where it can't be streamed.
+    pub async fn compile(&self) -> Result<Compiled> {
+        event_time::check_tables(&self.plan)?;
+        compile(self.plan.clone(), self.emit, &self.state).await.map_err(|refusal| match (&self.query, refusal) {
+            (Some(query), refusal) => refusal.at(query),
+            (None, Refusal::Construct { reason, instead, .. }) => Error::query(format!("{reason}; {instead}")),
+            (None, Refusal::Plan(error)) => of_datafusion(*error),
+            (None, Refusal::Source(error)) => error,
+            (None, Refusal::Bug(message)) => Error::bug(format!("{message}; this is a fault of millstream's own")),
+        })
+    }
+
+    fn placed(&self, error: &DataFusionError) -> Error {
+        match &self.query {
+            Some(query) => query.error(error),
+            None => readable(error),
+        }
+    }
+
+    /// The index of a column by its bare name.
+    fn column(&self, name: &str) -> Result<usize> {
+        let schema = self.plan.schema();
+        let mut found = schema.fields().iter().enumerate().filter(|(_, f)| f.name() == name);
+        match (found.next(), found.next()) {
+            (Some((index, _)), None) => Ok(index),
+            (Some(_), Some(_)) => {
+                Err(Error::query(format!("there are several columns '{name}': select one of them first")))
+            }
+            (None, _) => {
+                let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                Err(Error::query(format!("there is no column '{name}'; there are {}", names.join(", "))))
+            }
+        }
+    }
+}
+
+fn lengths(windows: WindowSpec) -> [i64; 3] {
+    let (step, size) = match windows.kind {
+        WindowKind::Tumble { size_us } => (size_us, size_us),
+        WindowKind::Hop { slide_us, size_us } => (slide_us, size_us),
+        WindowKind::Cumulate { step_us, size_us } => (step_us, size_us),
+    };
+    [step, size, windows.offset_us]
+}
+
+/// DataFusion's error, or ours that it carries, in our words.
+fn readable(error: &DataFusionError) -> Error {
+    let SqlError { message, kind, .. } = SqlError::from_datafusion(error, &[]);
+    Error::new(kind, message)
+}
+
+/// As [`readable`], for `map_err`.
+pub(crate) fn of_datafusion(error: DataFusionError) -> Error {
+    readable(&error)
+}
+
+/// The options that a format stands for.
+pub(crate) fn connector_of(format: &str) -> Vec<(String, String)> {
+    let option = |name: &str, value: &str| (name.to_string(), value.to_string());
+    match format {
+        "json" | "csv" | "parquet" => vec![option("connector", "filesystem"), option("format", format)],
+        connector => vec![option("connector", connector)],
+    }
+}
