@@ -1,2 +1,68 @@
-//! The millstream binary.
-fn main() {}
+//! The millstream binary: `run`, `sql`, `check`, `status`, `demo`.
+
+mod check;
+mod demo;
+mod exit;
+mod run;
+mod signals;
+mod sql;
+mod status;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exactly-once stream processing on Apache DataFusion.
+#[derive(Parser)]
+#[command(name = "millstream", version, about, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show it working: card transactions, sliding windows, alerts; kill it and start it again.
+    Demo(demo::Demo),
+    /// Run the queries of a file until their input ends, or for ever where a source follows.
+    Run(run::Run),
+    /// Answer a SELECT over files and declared tables; without -c, a prompt.
+    Sql(sql::Sql),
+    /// Say of every query what it keeps, what its sink guarantees and how exact it is, or what is wrong with it.
+    Check(check::Check),
+    /// Show what a stopped or running pipeline has done.
+    Status(status::Status),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Demo(demo) => demo.run().await,
+            Command::Run(run) => run.run().await,
+            Command::Sql(sql) => sql.run().await,
+            Command::Check(check) => check.run().await,
+            Command::Status(status) => status.run(),
+        }
+    });
+    // A task that still waits for a file system event must not hold the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            exit::code(error.kind())
+        }
+    }
+}

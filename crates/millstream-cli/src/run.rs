@@ -1,0 +1,236 @@
+//! `millstream run`: the queries of a file, with a line a second.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures::StreamExt;
+use millstream::core::query::{Progress, QueryState, Trigger};
+use millstream::pipeline::{Pipeline, RunOptions, Running};
+use millstream::{Error, Result};
+
+use crate::signals::Signals;
+use crate::status::{account_line, watermark};
+use crate::table::{duration, thousands};
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub struct Run {
+    /// The file of SQL.
+    file: PathBuf,
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What `run` and `demo` share.
+#[derive(Args, Clone)]
+pub struct Options {
+    /// Where batch logs and checkpoints lie [default: .millstream/<name of the file>].
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Threads that decode input; the stateful part has one.
+    #[arg(long, default_value_t = 1)]
+    pub parallelism: usize,
+    /// Rows that a batch may hold.
+    #[arg(long, default_value_t = 65_536)]
+    pub max_batch_rows: u64,
+    /// When a batch begins: `continuous`, `available-now` (read what is there, then stop), or an interval: '500 ms'.
+    #[arg(long, default_value = "continuous", value_parser = parse_trigger)]
+    pub trigger: Trigger,
+    /// Go on where a batch, run again, gives other rows than were published; those stand.
+    #[arg(long)]
+    pub accept_divergence: bool,
+    /// Go on from the state of a query with another name or plan.
+    #[arg(long)]
+    pub adopt: bool,
+    /// No line a second, only the summary.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+fn parse_trigger(text: &str) -> Result<Trigger, String> {
+    match text {
+        "continuous" => Ok(Trigger::Continuous),
+        "available-now" => Ok(Trigger::AvailableNow),
+        other => millstream::io::options::parse_duration(other)
+            .map(Trigger::Interval)
+            .ok_or_else(|| "it is 'continuous', 'available-now' or an interval: '500 ms'".to_string()),
+    }
+}
+
+impl Options {
+    /// As the library takes them.
+    pub fn run_options(&self) -> Result<RunOptions> {
+        if self.max_batch_rows == 0 || self.parallelism == 0 {
+            return Err(Error::config("--max-batch-rows and --parallelism are at least 1"));
+        }
+        let mut options = RunOptions { state_dir: self.state.clone(), trigger: self.trigger, ..RunOptions::default() };
+        options.limit.rows = self.max_batch_rows;
+        options.accept_divergence = self.accept_divergence;
+        options.adopt = self.adopt;
+        Ok(options)
+    }
+}
+
+impl Run {
+    /// Runs until the input ends or a signal stops it.
+    pub async fn run(self) -> Result<()> {
+        let pipeline = Pipeline::load(&self.file).await?;
+        // IMPORTANT: before it starts. A signal that comes while it recovers must not end it in its midst.
+        let signals = Signals::listen()?;
+        let running = pipeline.start(&self.options.run_options()?).await?;
+        follow(running, signals, self.options.quiet).await
+    }
+}
+
+/// Shows a running pipeline, a line a second, stops it on SIGINT and SIGTERM, and sums up.
+pub async fn follow(running: Running, mut signals: Signals, quiet: bool) -> Result<()> {
+    let started = Instant::now();
+    let stoppers = running.stoppers();
+    tokio::spawn(async move {
+        signals.received().await;
+        eprintln!("stopping: finishing the batch, checkpointing ..");
+        stoppers.iter().for_each(millstream::core::query::Stopper::stop);
+    });
+    let several = running.queries.len() > 1;
+    let mut watches = vec![];
+    let mut batches = futures::stream::SelectAll::new();
+    for (name, handle) in &running.queries {
+        watches.push((name.clone(), handle.watch()));
+        let name = name.clone();
+        batches.push(handle.progress().map(move |progress| (name.clone(), progress)));
+    }
+    let shown = tokio::spawn(async move {
+        let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.tick().await;
+        loop {
+            tokio::select! {
+                batch = batches.next() => match batch {
+                    Some((name, progress)) => lines.entry(name).or_default().add(&progress),
+                    None => return,
+                },
+                _ = tick.tick() => {
+                    for (name, line) in &mut lines {
+                        if !quiet {
+                            println!("{}", line.show(several.then_some(name)));
+                        }
+                    }
+                }
+            }
+        }
+    });
+    for (name, watch) in &watches {
+        let (name, mut watch) = (name.clone(), watch.clone());
+        tokio::spawn(async move { announce(&name, &mut watch).await });
+    }
+    let done = running.wait().await;
+    shown.await.ok();
+    for (name, watch) in watches {
+        summary(&name, &watch.borrow(), started.elapsed());
+    }
+    done
+}
+
+/// Says how a query went on after a restart, and what it waits for.
+async fn announce(name: &str, watch: &mut tokio::sync::watch::Receiver<millstream::core::query::QueryStatus>) {
+    let (mut recovered, mut retrying) = (false, false);
+    loop {
+        {
+            let status = watch.borrow_and_update();
+            let replaying = status.state == QueryState::Recovering;
+            if let (false, false, Some(recovery)) = (recovered, replaying, &status.recovery) {
+                recovered = true;
+                let from = recovery.checkpoint.map_or("began with no checkpoint".to_string(), |b| {
+                    format!("restored the checkpoint of batch {b}")
+                });
+                println!(
+                    "{name}: continues after batch {}: {from}, ran {} batches again, {} of them had not been published",
+                    recovery.last, recovery.replayed, recovery.published
+                );
+                if let Some(why) = &recovery.passed_over {
+                    println!("{name}: a newer checkpoint was passed over: {why}");
+                }
+            }
+            match &status.state {
+                QueryState::Retrying { what, error } if !retrying => {
+                    retrying = true;
+                    eprintln!("{name}: {what} fails, trying again: {error}");
+                }
+                QueryState::Running | QueryState::Resting => retrying = false,
+                _ => {}
+            }
+        }
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a query did since its last line.
+#[derive(Default)]
+struct Line {
+    rows_in: u64,
+    rows_out: u64,
+    batches: u64,
+    busy: Duration,
+    last: Option<Progress>,
+}
+
+impl Line {
+    fn add(&mut self, progress: &Progress) {
+        self.rows_in += progress.rows_in;
+        self.rows_out += progress.rows_out;
+        self.batches += 1;
+        self.busy += progress.duration;
+        self.last = Some(progress.clone());
+    }
+
+    fn show(&mut self, name: Option<&String>) -> String {
+        let Some(last) = &self.last else { return "waiting for rows".to_string() };
+        let mut out = name.map(|n| format!("{n}: ")).unwrap_or_default();
+        out.push_str(&format!(
+            "batch {} | {} rows/s in, {} out",
+            last.batch,
+            thousands(self.rows_in),
+            thousands(self.rows_out)
+        ));
+        if self.batches > 0 {
+            let mean = self.busy.as_secs_f64() / self.batches as f64;
+            out.push_str(&format!(" | {} a batch", duration(mean)));
+        }
+        out.push_str(&format!(" | watermark {}", watermark(last.frontier)));
+        if let Some(lag) = last.lag.filter(|lag| *lag > 0) {
+            out.push_str(&format!(" | lag {}", thousands(lag)));
+        }
+        let (rejected, late) = last.totals.iter().fold((0, 0), |(r, l), a| (r + a.rejected, l + a.late));
+        if rejected + late > 0 {
+            out.push_str(&format!(" | rejected {} late {}", thousands(rejected), thousands(late)));
+        }
+        (self.rows_in, self.rows_out, self.batches, self.busy) = (0, 0, 0, Duration::ZERO);
+        out
+    }
+}
+
+fn summary(name: &str, status: &millstream::core::query::QueryStatus, elapsed: Duration) {
+    let state = match &status.state {
+        QueryState::Ended => "ended: all input was read",
+        QueryState::Failed { .. } => "failed",
+        _ => "stopped",
+    };
+    let Some(progress) = &status.progress else {
+        println!("{name}: {state} after {}; no batch was run", duration(elapsed.as_secs_f64()));
+        return;
+    };
+    println!(
+        "{name}: {state} after {} at batch {}; {} rows out, watermark {}",
+        duration(elapsed.as_secs_f64()),
+        progress.batch,
+        thousands(progress.total_rows_out),
+        watermark(progress.frontier)
+    );
+    for account in &progress.totals {
+        println!("  {}", account_line(account));
+    }
+}

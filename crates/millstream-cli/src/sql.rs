@@ -1,0 +1,140 @@
+//! `millstream sql`: a SELECT over files and declared tables, once or at a prompt.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use futures::StreamExt;
+use millstream::batch::{answer, is_followed};
+use millstream::pipeline::{LiveQuery, emit_mode, planner};
+use millstream::plan::compile;
+use millstream::sql::{PlannedQuery, Planner};
+use millstream::{Error, Result, dropped};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::table::render;
+
+/// Rows at the most that are shown of an answer.
+const ROWS_MAX: usize = 10_000;
+
+/// Arguments of `sql`.
+#[derive(Args)]
+pub struct Sql {
+    /// The SQL; without it, a prompt.
+    #[arg(short, long)]
+    command: Option<String>,
+    /// A pipeline's state directory: its dropped rows are tables, `<source>$rejected` and `<query>$late`.
+    #[arg(long)]
+    state: Option<PathBuf>,
+}
+
+impl Sql {
+    /// Answers the command, or prompts until the end of input.
+    pub async fn run(self) -> Result<()> {
+        let mut planner = planner(Path::new("."))?;
+        if let Some(state) = &self.state {
+            for (name, table) in dropped::tables(&crate::status::state_dir(state))? {
+                planner.catalog().add_provider(name, table);
+            }
+        }
+        match &self.command {
+            Some(text) => execute(&mut planner, "command line", text).await,
+            None => prompt(&mut planner).await,
+        }
+    }
+}
+
+async fn execute(planner: &mut Planner, name: &str, text: &str) -> Result<()> {
+    for query in planner.plan(name, text)?.queries {
+        if query.sink.is_some() {
+            return Err(Error::query("INSERT INTO starts a pipeline: put it into a file and use `millstream run`"));
+        }
+        show(planner, query).await?;
+    }
+    Ok(())
+}
+
+async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
+    let state = planner.state();
+    let compiled = || compile(query.plan.clone(), emit_mode(query.emit), state);
+    if query.explain {
+        let compiled = compiled().await.map_err(|r| r.at(&query))?;
+        println!("{}", crate::check::describe_plan(&compiled));
+        return Ok(());
+    }
+    if is_followed(&query.plan)? {
+        let compiled = compiled().await.map_err(|r| r.at(&query))?;
+        return live(LiveQuery::start(compiled).await?).await;
+    }
+    let failed = |e| query.error(&e);
+    let mut rows = answer(query.plan.clone(), state, &BTreeMap::new()).await.map_err(failed)?;
+    let schema = rows.schema();
+    let mut shown = vec![];
+    let (mut count, mut more) = (0, false);
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(failed)?;
+        let room = ROWS_MAX.saturating_sub(count);
+        more |= batch.num_rows() > room;
+        shown.push(batch.slice(0, batch.num_rows().min(room)));
+        count += batch.num_rows();
+    }
+    if shown.is_empty() {
+        shown.push(arrow::array::RecordBatch::new_empty(schema));
+    }
+    println!("{}", render(&shown)?);
+    let note = if more { format!(", the first {ROWS_MAX} are shown") } else { String::new() };
+    println!("{count} row{}{note}", if count == 1 { "" } else { "s" });
+    Ok(())
+}
+
+/// Shows what a query over a followed source answers, batch by batch, until a signal.
+async fn live(mut query: LiveQuery) -> Result<()> {
+    println!("a source is followed: changes are shown as they come, Ctrl-C ends");
+    loop {
+        tokio::select! {
+            rows = query.next() => match rows? {
+                Some(rows) => println!("{}", render(&[rows])?),
+                None => return Ok(()),
+            },
+            _ = crate::signals::signalled() => return query.stop().await,
+        }
+    }
+}
+
+async fn prompt(planner: &mut Planner) -> Result<()> {
+    let no_prompt = |e| Error::config("the terminal can't be read").caused_by(e);
+    let mut editor = DefaultEditor::new().map_err(no_prompt)?;
+    let history = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".millstream_history"));
+    if let Some(history) = &history {
+        // The first time there is none.
+        let _ = editor.load_history(history);
+    }
+    println!("millstream {}; end a statement with ; and leave with Ctrl-D", env!("CARGO_PKG_VERSION"));
+    let mut text = String::new();
+    loop {
+        let line = match editor.readline(if text.is_empty() { "millstream> " } else { "        -> " }) {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => {
+                text.clear();
+                continue;
+            }
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(no_prompt(error)),
+        };
+        text.push_str(&line);
+        text.push('\n');
+        if !line.trim_end().ends_with(';') {
+            continue;
+        }
+        let statement = std::mem::take(&mut text);
+        let _ = editor.add_history_entry(statement.trim());
+        if let Err(error) = execute(planner, "prompt", &statement).await {
+            println!("error: {error}");
+        }
+    }
+    if let Some(history) = &history {
+        let _ = editor.save_history(history);
+    }
+    Ok(())
+}
