@@ -1,0 +1,49 @@
+//! The hand-written programs that the engine is measured beside: `peer NAME IN OUT`.
+//!
+//! Each is what a good programmer would write for this one question in an afternoon: typed and borrowed
+//! serde_json rows, large buffers, one thread, hashbrown's maps, the same rows out, one fsync at the end. It
+//! knows the question and needs no batches, no state on disk, no recovery. It must never cheat: whatever it
+//! writes is compared with the engine's answer, row by row.
+
+mod read;
+mod stateless;
+mod windows;
+mod words;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::Result;
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Runs one of the programs.
+///
+/// # Errors
+/// An unknown name, or an input that is not what the program was written for.
+pub fn main(words: &[String]) -> Result<()> {
+    let [name, input, output] = words else { return Err("peer NAME IN OUT".into()) };
+    let input = File::open(Path::new(input)).map_err(|e| format!("{input}: {e}"))?;
+    let output = File::create(Path::new(output)).map_err(|e| format!("{output}: {e}"))?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, output);
+    let rows = read::Lines::new(input);
+    match name.as_str() {
+        "q0" => stateless::q0(rows, &mut out)?,
+        "q2" => stateless::q2(rows, &mut out)?,
+        "q5" => windows::q5(rows, &mut out)?,
+        "q7" => windows::q7(rows, &mut out)?,
+        "words" => words::count_words(rows, &mut out)?,
+        "lines" => words::count_words_of_lines(rows, &mut out)?,
+        "keys" => words::count_and_sum(rows, &mut out)?,
+        other => return Err(format!("there is no peer '{other}'").into()),
+    }
+    out.into_inner()?.sync_all()?;
+    Ok(())
+}
+
+fn write_row(out: &mut impl Write, row: &impl serde::Serialize) -> Result<()> {
+    serde_json::to_writer(&mut *out, row)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
