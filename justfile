@@ -1,0 +1,36 @@
+# What CI runs. `just` alone lists the recipes.
+
+# Formatting, lints, tests, docs, licences and advisories.
+check: fmt clippy test doc deny
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --workspace
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+deny:
+    cargo deny check licenses bans sources
+
+# Known vulnerabilities of the dependencies; fetches the advisory database.
+advisories:
+    cargo deny check advisories
+
+# Kills the binary thousands of times, for as long as you let it.
+soak kills="2000":
+    MILLSTREAM_KILLS={{kills}} cargo test -p millstream-cli --test kill -- --nocapture
+
+# The law over generated queries and cuts, for as long as you let it.
+law cases="20000":
+    MILLSTREAM_LAW_CASES={{cases}} cargo test -p millstream --test law -- --nocapture
+
+# Every number of the README and docs/performance.md, measured here.
+bench *ARGS:
+    cargo build --release -p millstream-cli
+    cargo run --release -p millstream-bench -- {{ARGS}}
