@@ -29,7 +29,7 @@ pub struct Options {
     /// Where batch logs and checkpoints lie [default: .millstream/<name of the file>].
     #[arg(long)]
     pub state: Option<PathBuf>,
-    /// Threads that decode input; the stateful part has one.
+    /// Partitions of the stateful part; only 1 is supported yet.
     #[arg(long, default_value_t = 1)]
     pub parallelism: usize,
     /// Rows that a batch may hold.
@@ -62,8 +62,11 @@ fn parse_trigger(text: &str) -> Result<Trigger, String> {
 impl Options {
     /// As the library takes them.
     pub fn run_options(&self) -> Result<RunOptions> {
-        if self.max_batch_rows == 0 || self.parallelism == 0 {
-            return Err(Error::config("--max-batch-rows and --parallelism are at least 1"));
+        if self.max_batch_rows == 0 {
+            return Err(Error::config("--max-batch-rows is at least 1"));
+        }
+        if self.parallelism != 1 {
+            return Err(Error::config("--parallelism other than 1 is not supported yet: leave it out"));
         }
         let mut options = RunOptions { state_dir: self.state.clone(), trigger: self.trigger, ..RunOptions::default() };
         options.limit.rows = self.max_batch_rows;

@@ -68,12 +68,7 @@ pub struct Chunk {
 }
 
 /// The chunks of one range.
-pub type ChunkStream = Pin<Box<dyn futures::Stream<Item = Result<Chunk>> + Send>>;
-
-const _: fn() = || {
-    fn is_stream<S: Stream>() {}
-    is_stream::<ChunkStream>();
-};
+pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<Chunk>> + Send>>;
 
 /// A table that rows can be streamed from.
 ///

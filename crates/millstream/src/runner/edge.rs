@@ -3,7 +3,7 @@
 //! Every row is judged once, by its own event time, its partition's watermark before it and the frontier
 //! that its batch's intent recorded. Neither the cut into batches nor the number of threads has a say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -188,6 +188,3 @@ pub fn show(time_us: i64) -> String {
         None => format!("{time_us} us"),
     }
 }
-
-/// Watermarks by partition, where there is one.
-pub type Watermarks = BTreeMap<PartitionId, i64>;
