@@ -78,7 +78,8 @@ impl<'de> Deserialize<'de> for PartitionId {
 pub struct Position {
     /// The source's own coordinate: bytes into a text file, rows into a Parquet file, a Kafka offset.
     pub offset: u64,
-    /// Rows (lines) of the partition before this place, where the source counts them; else 0.
+    /// Rows (lines) of the partition before this place, where the source counts them. A source that counts none may keep
+    /// here what tells one partition of a name from another (a topic that was deleted and made again); else 0.
     pub row: u64,
 }
 

@@ -12,6 +12,7 @@ pub mod disk;
 pub mod error;
 pub mod format;
 pub mod log;
+pub mod lookup;
 pub mod query;
 pub mod runner;
 pub mod sink;

@@ -50,7 +50,7 @@ async fn a_bounded_stream_on_a_real_disk_is_answered_once_and_started_again_does
     assert_eq!((totals.read, totals.used, totals.rejected, totals.late), (52, 50, 1, 1));
     assert!(status.stopped.unwrap().ended);
     assert_eq!(status.owner.epoch, 2);
-    assert_eq!(read_dropped(&RealDisk, dir.path()).unwrap().len(), 2);
+    assert_eq!(read_dropped(&RealDisk, dir.path(), BatchId(0)).unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -31,6 +31,11 @@ struct Part {
     rows: Vec<Dropped>,
 }
 
+#[derive(Deserialize)]
+struct OfBatch {
+    batch: BatchId,
+}
+
 #[derive(Serialize)]
 struct PartRef<'a> {
     batch: BatchId,
@@ -38,21 +43,35 @@ struct PartRef<'a> {
     rows: &'a [Dropped],
 }
 
-/// Every dropped row that is kept, by batch, in the order in which it was met. Needs no lock.
+/// The dropped rows of the batches after this one that are kept (of all batches: after batch 0), by batch, in the order
+/// in which they were met. Needs no lock; segments that hold only earlier batches are not read.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Corrupt`] where a record can't be read and it is no torn tail.
-pub fn read_dropped(disk: &dyn Disk, dir: &Path) -> Result<Vec<(BatchId, Dropped)>> {
-    let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
-    for number in Sequence::Dropped.list(disk, dir)? {
+pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(BatchId, Dropped)>> {
+    let mut segments = Vec::new();
+    for number in Sequence::Dropped.list(disk, dir)?.into_iter().rev() {
         let path = Sequence::Dropped.segment(dir, number);
         let Some(bytes) = read_file(disk, &path)? else { continue };
+        let found = scan(&bytes);
+        let first = found.frames.first().map(|frame| serde_json::from_slice::<OfBatch>(frame.json(&bytes)));
+        segments.push((path, bytes));
+        // A batch is written whole into one segment: one that begins with an earlier batch ends the search.
+        if first.is_some_and(|first| first.is_ok_and(|first| first.batch <= after)) {
+            break;
+        }
+    }
+    let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
+    for (path, bytes) in segments.into_iter().rev() {
         let found = scan(&bytes);
         if found.whole_after.is_some() {
             return Err(corrupt(&path, found.len, "a record of dropped rows can't be read"));
         }
         for frame in &found.frames {
             let part: Part = serde_json::from_slice(frame.json(&bytes)).map_err(|e| unreadable(&path, frame, e))?;
+            if part.batch <= after {
+                continue;
+            }
             let rows = batches.entry(part.batch).or_default();
             if part.part == 0 {
                 rows.clear();

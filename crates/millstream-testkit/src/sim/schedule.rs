@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_core::batch::{Account, Dropped};
+use millstream_core::batch::{Account, BatchId, Dropped};
 use millstream_core::disk::Disk;
 use millstream_core::log::{read_dropped, read_status};
 use millstream_core::query::{
@@ -163,7 +163,8 @@ impl Life {
     pub fn unchecked_answer(&self) -> Result<Answer> {
         let disk = SimDisk::new(&self.platter, &self.world.boot());
         let status = read_status(&disk, &self.dir())?.ok_or_else(|| Error::bug("there is no log"))?;
-        let mut dropped: Vec<_> = read_dropped(&disk, &self.dir())?.into_iter().map(|(_, row)| row).collect();
+        let mut dropped: Vec<_> =
+            read_dropped(&disk, &self.dir(), BatchId(0))?.into_iter().map(|(_, row)| row).collect();
         dropped.sort_by(|a, b| (&a.source, &a.partition, a.place).cmp(&(&b.source, &b.partition, b.place)));
         for account in &status.totals {
             let named = dropped.iter().filter(|row| row.source == account.source).count() as u64;
