@@ -2,7 +2,7 @@
 //! incrementally.
 //!
 //! - [`KeyedTable`] holds at most one row of values per key; [`PanedTable`] holds one such table per pane
-//!   (a window's end, say), dropped whole.
+//!   (a window's end, say), dropped whole; [`MultiTable`] holds any number of rows per key.
 //! - [`OperatorState`] is what an operator shows of its tables, and [`StateStore`] checkpoints and restores
 //!   all operators of a query by name.
 //!
@@ -11,6 +11,7 @@
 //!
 //! This crate knows Arrow and the contracts of `millstream-core`. It must never know an engine or SQL.
 
+mod multi;
 mod operator;
 mod paned;
 mod store;
@@ -28,6 +29,7 @@ mod restore;
 mod segment;
 
 pub use hash::{DEFAULT_KEY_GROUPS, hash_keys, key_group};
+pub use multi::{FoundRows, MultiTable, RowId, SEQUENCE};
 pub use operator::{Changes, OperatorState, Restored, StateInfo, TableInfo};
 pub use paned::PanedTable;
 pub use store::{SharedState, StateStore};

@@ -8,6 +8,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
 use crate::layout::Layout;
+use crate::multi::MultiTable;
 use crate::paned::PanedTable;
 use crate::segment::Segment;
 use crate::table::KeyedTable;
@@ -83,11 +84,27 @@ impl Changes {
         self
     }
 
+    /// Adds a table of many rows a key under its name within the operator.
+    pub fn multi(self, name: &str, table: &MultiTable) -> Self {
+        self.keyed(name, &table.keys)
+            .keyed(&rows_of(name), &table.rows)
+            .note(&next_of(name), table.next_installed.to_string())
+    }
+
     /// Keeps a small value beside the tables (a counter, a JSON object).
     pub fn note(mut self, name: &str, value: impl Into<String>) -> Self {
         self.notes.insert(name.to_string(), value.into());
         self
     }
+}
+
+/// What the rows behind the keys of a [`MultiTable`] are called.
+fn rows_of(name: &str) -> String {
+    format!("{name}.rows")
+}
+
+fn next_of(name: &str) -> String {
+    format!("{name}.next")
 }
 
 /// What a checkpoint held of one operator.
@@ -108,6 +125,16 @@ impl Restored {
     /// Makes a paned table what it was under this name.
     pub fn paned(&mut self, name: &str, table: &mut PanedTable) -> Result<()> {
         *table = PanedTable::restored(Arc::clone(&table.layout), &self.take(name)?)?;
+        Ok(())
+    }
+
+    /// Makes a table of many rows a key what it was under this name.
+    pub fn multi(&mut self, name: &str, table: &mut MultiTable) -> Result<()> {
+        self.keyed(name, &mut table.keys)?;
+        self.keyed(&rows_of(name), &mut table.rows)?;
+        let next = self.note(&next_of(name)).and_then(|next| next.parse().ok());
+        table
+            .go_on_from(next.ok_or_else(|| Error::corrupt(format!("a checkpoint does not count the rows of {name}")))?);
         Ok(())
     }
 
@@ -160,6 +187,11 @@ impl TableInfo {
             rows: table.len(),
             bytes: table.memory_bytes(),
         }
+    }
+
+    /// Describes a table of many rows a key: its keys, and the rows behind them.
+    pub fn multi(name: &str, table: &MultiTable) -> [Self; 2] {
+        [Self::keyed(name, &table.keys), Self::keyed(&rows_of(name), &table.rows)]
     }
 
     /// Describes a paned table.

@@ -1,0 +1,218 @@
+//! Random histories of a table with many rows a key against a list of rows.
+#![allow(clippy::unwrap_used)]
+
+mod disk;
+
+use std::sync::{Arc, Mutex};
+
+use arrow::array::*;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use disk::MemDisk;
+use futures::executor::block_on;
+use millstream_core::Result;
+use millstream_core::batch::BatchId;
+use millstream_state::{Changes, MultiTable, OperatorState, Restored, RowId, StateInfo, StateStore, TableInfo};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Inserts rows of these keys.
+    Insert(Vec<u8>),
+    /// Out of the rows of these keys, removes those whose value has this remainder by 3.
+    Remove(Vec<u8>, i64),
+    RemoveKeys(Vec<u8>),
+    /// Adds a million to the rows of these keys with an even value.
+    Update(Vec<u8>),
+    Install,
+    Discard,
+    Checkpoint,
+    Restore(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let keys = || prop::collection::vec(0..9u8, 1..14);
+    let step = prop_oneof![
+        7 => keys().prop_map(Step::Insert),
+        5 => (keys(), 0..3i64).prop_map(|(k, r)| Step::Remove(k, r)),
+        1 => keys().prop_map(Step::RemoveKeys),
+        2 => keys().prop_map(Step::Update),
+        5 => Just(Step::Install),
+        2 => Just(Step::Discard),
+        2 => Just(Step::Checkpoint),
+        1 => (0..100usize).prop_map(Step::Restore),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+struct Table(MultiTable);
+
+impl OperatorState for Table {
+    fn install(&mut self) {
+        self.0.install();
+    }
+    fn discard(&mut self) {
+        self.0.discard();
+    }
+    fn changes(&mut self) -> Result<Changes> {
+        Ok(Changes::new().multi("side", &self.0))
+    }
+    fn restore(&mut self, mut saved: Restored) -> Result<()> {
+        saved.multi("side", &mut self.0)
+    }
+    fn describe(&self) -> StateInfo {
+        StateInfo { kind: "rows".into(), tables: TableInfo::multi("side", &self.0).into() }
+    }
+    fn table(&self) -> Result<Vec<RecordBatch>> {
+        self.0.scan().collect()
+    }
+}
+
+/// (sequence, key, value), by sequence; and the next sequence.
+type Model = (Vec<(u64, Option<String>, i64)>, u64);
+
+struct Run {
+    table: Arc<Mutex<Table>>,
+    store: StateStore,
+    installed: Model,
+    staged: Model,
+    kept: Vec<(String, Model)>,
+    clock: u64,
+}
+
+fn key(number: u8) -> Option<String> {
+    (number > 0).then(|| "key ".repeat(usize::from(number % 4)) + &number.to_string())
+}
+
+fn distinct(keys: &[u8]) -> Vec<Option<String>> {
+    let mut distinct: Vec<u8> = vec![];
+    for key in keys {
+        if !distinct.contains(key) {
+            distinct.push(*key);
+        }
+    }
+    distinct.into_iter().map(key).collect()
+}
+
+fn column(keys: &[Option<String>]) -> Vec<ArrayRef> {
+    vec![Arc::new(StringArray::from(keys.to_vec()))]
+}
+
+impl Run {
+    fn new() -> Self {
+        let keys = Schema::new(vec![Field::new("k", DataType::Utf8, true)]);
+        let values = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
+        let table = MultiTable::new(Arc::new(keys), Arc::new(values)).unwrap();
+        let table = Arc::new(Mutex::new(Table(table)));
+        let mut store = StateStore::new(Arc::new(MemDisk::default()), "/state");
+        store.register("op", table.clone()).unwrap();
+        let (installed, staged, kept) = Default::default();
+        Self { table, store, installed, staged, kept, clock: 0 }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let table = self.table.clone();
+        let lock = || table.lock().unwrap();
+        match step {
+            Step::Insert(keys) => {
+                let keys: Vec<_> = keys.iter().map(|k| key(*k)).collect();
+                let values: Vec<i64> = (0..keys.len() as i64).map(|i| i * 7 % 5).collect();
+                for (key, value) in keys.iter().zip(&values) {
+                    self.staged.0.push((self.staged.1, key.clone(), *value));
+                    self.staged.1 += 1;
+                }
+                let rows = keys.len();
+                lock().0.insert(&column(&keys), &[Arc::new(Int64Array::from(values))], rows).unwrap();
+            }
+            Step::Remove(keys, rest) => {
+                let keys = distinct(keys);
+                let ids = self.ids(&keys, |v| v % 3 == *rest);
+                lock().0.remove(&column(&keys), keys.len(), &ids).unwrap();
+                self.staged.0.retain(|(_, k, v)| !keys.contains(k) || v % 3 != *rest);
+            }
+            Step::RemoveKeys(keys) => {
+                let keys = distinct(keys);
+                lock().0.remove_keys(&column(&keys), keys.len()).unwrap();
+                self.staged.0.retain(|(_, k, _)| !keys.contains(k));
+            }
+            Step::Update(keys) => {
+                let keys = distinct(keys);
+                let ids = self.ids(&keys, |v| v % 2 == 0);
+                let held = |id: &RowId| self.staged.0.iter().find(|r| r.0 == id.sequence()).unwrap().2;
+                let values = Int64Array::from_iter_values(ids.iter().map(|id| held(id) + 1_000_000));
+                lock().0.update(&ids, &[Arc::new(values)]).unwrap();
+                let changed = |r: &&mut (u64, Option<String>, i64)| keys.contains(&r.1) && r.2 % 2 == 0;
+                self.staged.0.iter_mut().filter(changed).for_each(|r| r.2 += 1_000_000);
+            }
+            Step::Install => {
+                self.store.install_all();
+                self.installed = self.staged.clone();
+            }
+            Step::Discard => {
+                self.store.discard_all();
+                self.staged = self.installed.clone();
+            }
+            Step::Checkpoint => {
+                self.clock += 1;
+                let name = block_on(self.store.checkpoint(BatchId(self.clock)).unwrap()).unwrap();
+                self.kept.push((name, self.installed.clone()));
+            }
+            Step::Restore(which) => {
+                if let Some((name, model)) = self.kept.get(which % self.kept.len().max(1)) {
+                    self.store.restore(name).unwrap();
+                    self.installed = model.clone();
+                    self.staged = model.clone();
+                }
+            }
+        }
+    }
+
+    fn ids(&self, keys: &[Option<String>], wanted: impl Fn(i64) -> bool) -> Vec<RowId> {
+        let found = self.table.lock().unwrap().0.get(&column(keys), keys.len()).unwrap();
+        let values = found.values[0].as_primitive::<Int64Type>().values().to_vec();
+        found.ids.into_iter().zip(values).filter(|(_, v)| wanted(*v)).map(|(id, _)| id).collect()
+    }
+
+    fn check(&self) {
+        let table = &self.table.lock().unwrap().0;
+        let keys = distinct(&(0..9).rev().collect::<Vec<_>>());
+        let found = table.get(&column(&keys), keys.len()).unwrap();
+        assert!(found.keys.is_sorted());
+        let values = found.values[0].as_primitive::<Int64Type>().values();
+        let rows = found.ids.iter().zip(&found.keys).zip(values);
+        let mut got: Vec<_> = rows.map(|((id, k), v)| (id.sequence(), keys[*k as usize].clone(), *v)).collect();
+        got.sort();
+        assert_eq!(got, self.staged.0, "get");
+        let counts = table.counts(&column(&keys), keys.len()).unwrap();
+        let expected = keys.iter().map(|k| self.staged.0.iter().filter(|r| r.1 == *k).count() as u32);
+        assert_eq!(counts, expected.collect::<Vec<_>>());
+        assert_eq!(scanned(&mut table.scan()), self.installed.0, "scan");
+        assert_eq!(scanned(&mut table.scan_staged()), self.staged.0, "scan_staged");
+        assert_eq!(table.len(), self.installed.0.len());
+    }
+}
+
+fn scanned(batches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Vec<(u64, Option<String>, i64)> {
+    let mut rows = vec![];
+    for batch in batches {
+        let batch = batch.unwrap();
+        let (k, v) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+        let sequence = batch.column(2).as_primitive::<UInt64Type>();
+        let row = |r: usize| (sequence.value(r), k.is_valid(r).then(|| k.value(r).to_string()), v.value(r));
+        rows.extend((0..batch.num_rows()).map(row));
+    }
+    rows.sort();
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_table_of_many_rows_a_key_is_what_a_list_of_rows_would_be(steps in steps()) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+            run.check();
+        }
+    }
+}
