@@ -6,6 +6,7 @@
 pub mod failpoint;
 pub mod format;
 pub mod options;
+pub mod secret;
 pub mod sink;
 pub mod source;
 
@@ -14,6 +15,14 @@ use std::path::PathBuf;
 use arrow::datatypes::SchemaRef;
 
 pub use options::Options;
+
+/// The key of a field's metadata that says what the column holds of a record beside its value: the `key` of
+/// `METADATA FROM 'key'`.
+pub const METADATA_KEY: &str = "millstream.metadata";
+
+/// The key of a field's metadata that, with the value `true`, makes a metadata column one that is only read
+/// (`METADATA VIRTUAL`): an INSERT knows nothing of it.
+pub const VIRTUAL_KEY: &str = "millstream.virtual";
 
 /// A table as it was declared: what `CREATE TABLE name (..) WITH (..)` says of it.
 #[derive(Clone, Debug)]

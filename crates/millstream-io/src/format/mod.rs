@@ -3,6 +3,7 @@
 //! A record that is no row of the declared schema is rejected with its reason and never fails a batch;
 //! nothing is rounded, wrapped or guessed silently. Options carry Flink's names where Flink has them.
 
+mod changelog;
 pub mod csv;
 mod infer;
 pub mod json;
@@ -20,12 +21,25 @@ use millstream_core::format::{Encoder, Format};
 use millstream_core::source::Rejected;
 use millstream_core::{Error, Result};
 
-use crate::Options;
+use crate::{Options, TableSpec};
 
+pub use changelog::WEIGHT;
 pub use infer::infer;
 pub use leaf::{EPOCH_KEY, JSON_KEY};
 
-/// The format that the options name, for a table of this schema.
+/// The format of a table, and the columns that it gives: those that were declared and, where it is a changelog
+/// (`debezium-json`, `canal-json`), a last one, [`WEIGHT`]. A source of records needs no more to read both.
+///
+/// # Errors
+/// As [`format`].
+pub fn of_table(spec: &TableSpec) -> Result<(Arc<dyn Format>, SchemaRef)> {
+    match changelog::of_table(spec)? {
+        Some(changelog) => Ok(changelog),
+        None => Ok((format(&spec.options, &spec.schema)?, Arc::clone(&spec.schema))),
+    }
+}
+
+/// The format that the options name, for rows of this schema: one without changes.
 ///
 /// # Errors
 /// [`millstream_core::ErrorKind::Config`] where `format` is missing or unknown, an option of the format is not
@@ -35,6 +49,9 @@ pub fn format(options: &Options, schema: &SchemaRef) -> Result<Arc<dyn Format>> 
         "json" | "ndjson" => Ok(Arc::new(json::JsonFormat::new(options, schema)?)),
         "csv" => Ok(Arc::new(csv::CsvFormat::new(options, schema)?)),
         "raw" => Ok(Arc::new(raw::RawFormat::new(schema)?)),
+        other @ ("debezium-json" | "canal-json") => {
+            Err(Error::config(format!("the format '{other}' is a changelog, which can't be read from here")))
+        }
         other => Err(unknown(other)),
     }
 }
@@ -59,9 +76,13 @@ pub fn encoder(options: &Options, schema: &SchemaRef) -> Result<Box<dyn Encoder>
 }
 
 fn unknown(name: &str) -> Error {
-    let nearest = crate::options::nearest(name, ["json", "csv", "parquet", "raw"].into_iter());
+    let nearest =
+        crate::options::nearest(name, ["json", "csv", "parquet", "raw", "debezium-json", "canal-json"].into_iter());
     let hint = nearest.map(|nearest| format!("; did you mean '{nearest}'?")).unwrap_or_default();
-    Error::config(format!("the format '{name}' is not known: records are read as 'json', 'csv' or 'raw'{hint}"))
+    Error::config(format!(
+        "the format '{name}' is not known: records are read as 'json', 'csv', 'raw', 'debezium-json' or \
+                           'canal-json'{hint}"
+    ))
 }
 
 /// Flink drops bad rows silently where it is told to; here they are kept, so there is nothing to be told.

@@ -29,8 +29,8 @@ pub(crate) mod value;
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Fields, SchemaRef};
 use millstream_core::Result;
 use millstream_core::batch::Place;
 use millstream_core::format::{Decoder, Format};
@@ -87,22 +87,48 @@ impl JsonFormat {
 
 impl Format for JsonFormat {
     fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
-        let object = Object::new(schema.fields())?;
-        Ok(Box::new(JsonDecoder { schema, object, places: vec![], rejected: vec![], scratch: String::new() }))
+        let objects = Objects::new(schema.fields())?;
+        Ok(Box::new(JsonDecoder { schema, objects, places: vec![], rejected: vec![] }))
     }
 }
 
 struct JsonDecoder {
     schema: SchemaRef,
-    object: Object,
+    objects: Objects,
     places: Vec<Place>,
     rejected: Vec<Rejected>,
+}
+
+/// Texts of objects, read to rows.
+pub(crate) struct Objects {
+    object: Object,
     scratch: String,
 }
 
-impl JsonDecoder {
-    /// Reads the record to one row more, or says why it is none. Nothing for a blank one.
-    fn read(&mut self, record: &[u8]) -> Result<Option<()>, String> {
+impl Objects {
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where a type has no JSON form.
+    pub(crate) fn new(fields: &Fields) -> Result<Self> {
+        Ok(Self { object: Object::new(fields)?, scratch: String::new() })
+    }
+
+    /// Which columns must not be NULL in the objects from here on.
+    pub(crate) fn demand(&mut self, needed: &[bool]) {
+        self.object.demand(needed);
+    }
+
+    /// Reads the record to one row more, or says why it is none: then there are as many rows as before. Nothing for a
+    /// blank one.
+    pub(crate) fn read(&mut self, record: &[u8]) -> Result<Option<()>, String> {
+        let rows = self.object.rows();
+        let read = self.try_read(record);
+        if !matches!(read, Ok(Some(()))) {
+            self.object.truncate(rows);
+        }
+        read
+    }
+
+    fn try_read(&mut self, record: &[u8]) -> Result<Option<()>, String> {
         let text = std::str::from_utf8(record)
             .map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to() + 1))?;
         let mut cursor = Cursor::new(text, std::mem::take(&mut self.scratch));
@@ -119,6 +145,20 @@ impl JsonDecoder {
             Err(Fail::Value(mismatch)) => Err(format!("field '{}': {}", mismatch.path, mismatch.what)),
         }
     }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.object.rows()
+    }
+
+    /// Takes back every row past the first `rows`.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.object.truncate(rows);
+    }
+
+    /// The columns of everything since the last call.
+    pub(crate) fn finish(&mut self) -> Result<Vec<ArrayRef>> {
+        self.object.finish()
+    }
 }
 
 /// The number of the character at the byte, counted from 1.
@@ -128,24 +168,20 @@ fn column(text: &str, at: usize) -> usize {
 
 impl Decoder for JsonDecoder {
     fn push(&mut self, record: &[u8], place: Place) {
-        let rows = self.object.rows();
-        match self.read(strip_mark(record, place)) {
+        match self.objects.read(strip_mark(record, place)) {
             Ok(Some(())) => self.places.push(place),
-            Ok(None) => self.object.truncate(rows),
-            Err(reason) => {
-                self.object.truncate(rows);
-                self.rejected.push(rejected(record, place, reason));
-            }
+            Ok(None) => {}
+            Err(reason) => self.rejected.push(rejected(record, place, reason)),
         }
     }
 
     fn len(&self) -> usize {
-        self.object.rows()
+        self.objects.rows()
     }
 
     fn finish(&mut self) -> Result<Chunk> {
-        let options = RecordBatchOptions::new().with_row_count(Some(self.object.rows()));
-        let columns = self.object.finish()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(self.objects.rows()));
+        let columns = self.objects.finish()?;
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         let places = std::mem::replace(&mut self.places, Vec::with_capacity(rows.num_rows()));
         Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected) })

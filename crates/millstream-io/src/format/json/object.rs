@@ -73,6 +73,13 @@ impl Object {
         self.rows
     }
 
+    /// Which columns must not be NULL in the rows from here on.
+    pub(crate) fn demand(&mut self, needed: &[bool]) {
+        for (slot, needed) in self.slots.iter_mut().zip(needed) {
+            slot.nullable = !needed;
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn remembered(&self) -> usize {
         self.steps.len()

@@ -85,8 +85,8 @@ pub(super) fn check_claim(recorded: &Owner, claimant: &Owner, output: &Path) -> 
     if recorded.incarnation != claimant.incarnation {
         return Err(Error::owned(format!(
             "{output} holds the output of query '{}', incarnation {}; this is query '{}', incarnation {}, which knows \
-             nothing of those rows. Start with the state directory that belongs to them, or take them over with \
-             --adopt, or choose another 'path'",
+             nothing of those rows. Start with the state directory that belongs to them, or choose another 'path', \
+             or move what is there away",
             recorded.query, recorded.incarnation, claimant.query, claimant.incarnation
         )));
     }

@@ -547,7 +547,7 @@ fn another_incarnation_is_refused_by_an_error_that_names_both() {
         assert_eq!(error.kind(), ErrorKind::Owned);
         let text = error.to_string();
         assert!(text.contains("incarnation one") && text.contains("incarnation two"), "{text}");
-        assert!(text.contains("--adopt") && text.contains("another 'path'"), "{text}");
+        assert!(text.contains("the state directory that belongs") && text.contains("another 'path'"), "{text}");
         assert_eq!(place.read(), ids_up_to(BATCHES.len()));
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Files {
     listing: Listing,
     holding: Holding,
     followed: bool,
+    /// Whether each file is read to its end before the next one is.
+    in_order: bool,
     listed: bool,
     partitions: BTreeMap<PartitionId, OneFile>,
     /// Counts the offers.
@@ -55,7 +57,12 @@ struct Serving {
 impl Files {
     pub(super) fn new(listing: Listing, holding: Holding, followed: bool) -> Self {
         let (partitions, spare) = Default::default();
-        Self { listing, holding, followed, listed: false, partitions, offers: 0, shared: None, spare }
+        Self { listing, holding, followed, in_order: false, listed: false, partitions, offers: 0, shared: None, spare }
+    }
+
+    /// Each file is read to its end before the next one is, in the order of their names.
+    pub(super) fn one_after_the_other(&mut self) {
+        self.in_order = true;
     }
 
     /// Looks at what may have changed: at these paths, or at all of them.
@@ -117,13 +124,14 @@ impl Files {
                 waiting.push((file.moved, id.clone(), at));
             }
         }
-        if self.followed && waiting.len() > SERVED_MAX {
+        if self.followed && !self.in_order && waiting.len() > SERVED_MAX {
             // Who was served longest ago comes first, so that each gets its turn.
             waiting.sort_by_key(|(moved, ..)| *moved);
         }
         // An offer that is repeated shares as it did, though some files turned out to be empty.
         if moved || self.shared.is_none_or(|(last, _)| last != limit) {
-            self.shared = Some((limit, waiting.len().clamp(1, SERVED_MAX) as u64));
+            let sharers = if self.in_order { 1 } else { waiting.len().clamp(1, SERVED_MAX) };
+            self.shared = Some((limit, sharers as u64));
         }
         let waiting = waiting.into_iter().map(|(_, id, at)| (id, at)).collect();
         let (serving, more) = self.serve(waiting, limit, &mut kept)?;
@@ -143,7 +151,8 @@ impl Files {
         let mut serving: Vec<Serving> = Vec::new();
         let mut passed = 0;
         for (id, at) in waiting {
-            if serving.len() == SERVED_MAX || left.rows == 0 {
+            let held_up = self.in_order && serving.last().is_some_and(|s| s.cursor.more);
+            if serving.len() == SERVED_MAX || left.rows == 0 || held_up {
                 break;
             }
             passed += 1;

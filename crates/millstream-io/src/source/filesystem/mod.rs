@@ -63,6 +63,8 @@ pub struct FilesystemTable {
     format: Option<Arc<dyn Format>>,
     listing: Listing,
     interval: Option<Duration>,
+    /// Whether each file is read to its end before the next one is.
+    in_order: bool,
 }
 
 impl FilesystemTable {
@@ -85,7 +87,7 @@ impl FilesystemTable {
         if interval.is_some_and(|i| i.is_zero()) {
             return Err(Error::config("the option 'source.monitor-interval' is zero: give a time, such as '1 s'"));
         }
-        Ok(Self { schema: spec.schema.clone(), format, listing, interval })
+        Ok(Self { schema: spec.schema.clone(), format, listing, interval, in_order: false })
     }
 }
 
@@ -100,7 +102,10 @@ impl SourceTable for FilesystemTable {
         // IMPORTANT: the watch begins before the first listing, so that nothing falls between the two.
         let watch = self.interval.and_then(|_| Watch::start(&self.listing, &changes));
         let holding = if self.format.is_some() { Holding::Lines } else { Holding::Parquet };
-        let files = Files::new(self.listing.clone(), holding, self.interval.is_some());
+        let mut files = Files::new(self.listing.clone(), holding, self.interval.is_some());
+        if self.in_order {
+            files.one_after_the_other();
+        }
         Ok(Arc::new(FilesystemSource {
             schema,
             format: self.format.clone(),
@@ -218,9 +223,12 @@ impl Reading {
 
 /// The table of files that the options describe, in the format that they name.
 pub(super) fn table(spec: &TableSpec) -> Result<Arc<dyn SourceTable>> {
-    let format = match spec.options.get("format") {
-        Some(name) if name.eq_ignore_ascii_case("parquet") => None,
-        _ => Some(crate::format::format(&spec.options, &spec.schema)?),
+    let (format, schema) = match spec.options.get("format") {
+        Some(name) if name.eq_ignore_ascii_case("parquet") => (None, spec.schema.clone()),
+        _ => crate::format::of_table(spec).map(|(format, schema)| (Some(format), schema))?,
     };
-    Ok(Arc::new(FilesystemTable::new(spec, format)?))
+    // The last row of a key counts, so it must not depend on how the rows are cut which of them that is; and a row of a
+    // changelog comes before it goes.
+    let in_order = !spec.primary_key.is_empty() || schema.fields().len() > spec.schema.fields().len();
+    Ok(Arc::new(FilesystemTable { schema, in_order, ..FilesystemTable::new(spec, format)? }))
 }
