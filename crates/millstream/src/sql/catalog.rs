@@ -18,8 +18,11 @@ use datafusion::datasource::{TableProvider, TableType, provider_as_source};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::Result;
+use millstream_core::sink::{OutputKind, Sink};
 use millstream_core::source::SourceTable;
-use millstream_io::TableSpec;
+use millstream_io::{Options, TableSpec};
+
+use crate::changelog::{is_weighted, without_weight};
 
 use super::diagnostic::{SqlError, did_you_mean};
 
@@ -36,6 +39,32 @@ pub trait Connectors: Send + Sync + Debug {
     /// # Errors
     /// [`millstream_core::ErrorKind::Input`] where there is no such file, or none that tells its columns.
     fn infer(&self, path: &str, base_dir: &Path) -> Result<TableSpec>;
+
+    /// The sink that the table's options describe, for one query; not yet opened. `schema` is what will be published,
+    /// with the `op` column where the output is a changelog.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where an option is missing, wrong or unknown, or the sink can't take
+    /// what the query answers.
+    fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>>;
+}
+
+/// The connectors that need no service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuiltIn;
+
+impl Connectors for BuiltIn {
+    fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceTable>> {
+        millstream_io::source::source_table(table)
+    }
+
+    fn infer(&self, path: &str, base_dir: &Path) -> Result<TableSpec> {
+        millstream_io::source::infer_table(path, base_dir)
+    }
+
+    fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
+        millstream_io::sink::sink(table, query, kind, schema)
+    }
 }
 
 /// The event time of a table.
@@ -60,6 +89,29 @@ pub struct StreamTable {
     pub watermark: Option<Watermark>,
     /// What rows are read from.
     pub source: Arc<dyn SourceTable>,
+}
+
+impl StreamTable {
+    /// Whether its rows come and go: its source then has one column more than were declared, the weight.
+    pub fn is_changelog(&self) -> bool {
+        is_weighted(&self.source.schema()) && !is_weighted(&self.spec.schema)
+    }
+
+    /// The columns of its PRIMARY KEY.
+    pub fn primary_key(&self) -> Vec<usize> {
+        self.spec.primary_key.iter().filter_map(|name| self.source.schema().index_of(name).ok()).collect()
+    }
+
+    /// Whether a row can be taken back by a later one.
+    pub fn changes(&self) -> bool {
+        self.is_changelog() || !self.spec.primary_key.is_empty()
+    }
+
+    /// Its event time, where its rows are judged by it. Rows that change are not: no window closes over them, and one
+    /// that is taken back may be known by its key alone.
+    pub fn event_time(&self) -> Option<&Watermark> {
+        self.watermark.as_ref().filter(|_| !self.changes())
+    }
 }
 
 #[async_trait]
@@ -117,12 +169,24 @@ pub struct Catalog {
     entries: Mutex<BTreeMap<String, Entry>>,
     connectors: Arc<dyn Connectors>,
     base_dir: PathBuf,
+    implied: Option<Arc<dyn ImpliedTables>>,
+}
+
+/// Tables that nobody declares and that are there all the same.
+pub trait ImpliedTables: Send + Sync + Debug {
+    /// The source of this name, where it is one of them.
+    fn table(&self, name: &str) -> Option<Arc<dyn SourceTable>>;
 }
 
 impl Catalog {
     /// No names yet. Relative paths are relative to `base_dir`.
     pub fn new(connectors: Arc<dyn Connectors>, base_dir: impl Into<PathBuf>) -> Self {
-        Self { entries: Mutex::default(), connectors, base_dir: base_dir.into() }
+        Self { entries: Mutex::default(), connectors, base_dir: base_dir.into(), implied: None }
+    }
+
+    /// Adds tables that need no declaration.
+    pub fn imply(&mut self, tables: Arc<dyn ImpliedTables>) {
+        self.implied = Some(tables);
     }
 
     /// What relative paths are relative to.
@@ -203,6 +267,11 @@ impl Catalog {
             }
             Some(Entry::View(plan)) => Ok(Arc::new(Derived::new(plan.clone()))),
             Some(Entry::Provider(provider)) => Ok(provider_as_source(Arc::clone(provider))),
+            None if let Some(source) = self.implied.as_ref().and_then(|implied| implied.table(name)) => {
+                let provider = Arc::new(self.implied_table(name, source));
+                entries.insert(name.to_string(), Entry::Provider(provider.clone()));
+                Ok(provider_as_source(provider))
+            }
             None if !is_path(name) => Err(not_found(name, &entries)),
             None => {
                 let spec = self.connectors.infer(name, &self.base_dir)?;
@@ -216,6 +285,18 @@ impl Catalog {
                 Ok(source)
             }
         }
+    }
+
+    fn implied_table(&self, name: &str, source: Arc<dyn SourceTable>) -> StreamTable {
+        let spec = TableSpec {
+            name: name.to_string(),
+            schema: without_weight(&source.schema()),
+            options: Options::default(),
+            partitioned_by: vec![],
+            primary_key: vec![],
+            base_dir: self.base_dir.clone(),
+        };
+        StreamTable { name: name.to_string(), spec, watermark: None, source }
     }
 
     fn open(&self, table: &Declared) -> Result<Arc<dyn TableSource>, SqlError> {

@@ -8,7 +8,7 @@ use datafusion::common::metadata::FieldMetadata;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr as SqlExpr, Ident};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
-use millstream_io::TableSpec;
+use millstream_io::{METADATA_KEY, TableSpec, VIRTUAL_KEY};
 
 use super::catalog::{Catalog, Declared, Watermark};
 use super::diagnostic::{SqlError, did_you_mean};
@@ -18,7 +18,10 @@ use super::window_functions::interval_us;
 use crate::window::{EPOCH_KEY, with_watermark};
 
 /// `json.epoch.<column>` and its kin: the column is a number of these units since 1970 in the source.
-const EPOCH_OPTIONS: [&str; 2] = ["json.epoch.", "csv.epoch."];
+const EPOCH_OPTIONS: [&str; 4] = ["json.epoch.", "csv.epoch.", "debezium-json.epoch.", "canal-json.epoch."];
+
+/// The connectors whose tables may have METADATA columns.
+const METADATA_CONNECTORS: [&str; 2] = ["kafka", "upsert-kafka"];
 
 /// The table that a CREATE TABLE declares.
 pub fn declare(
@@ -47,7 +50,7 @@ pub fn declare(
             }
             ColumnKind::Computed(expr) => {
                 let mut expr = expr.as_ref().clone();
-                super::parser::rewrite_expression(&mut expr);
+                super::parser::rewrite_expression(&mut expr)?;
                 names.expr(expr, &unmarked).map_err(|e| SqlError::from_datafusion(&e, tokens))?
             }
         };
@@ -122,10 +125,18 @@ fn no_such_column(ident: &Ident, create: &CreateTable) -> SqlError {
 fn physical_fields(create: &CreateTable) -> Result<Vec<Field>, SqlError> {
     let mut fields = vec![];
     for column in &create.columns {
-        let ColumnKind::Physical { data_type, nullable } = &column.kind else { continue };
+        let ColumnKind::Physical { data_type, nullable, metadata } = &column.kind else { continue };
         // The columns of a key can't be NULL, whether they say so or not.
         let key = create.primary_key.iter().any(|k| k.value == column.name.value);
-        fields.push(Field::new(&column.name.value, data_type.clone(), *nullable && !key));
+        let mut field = Field::new(&column.name.value, data_type.clone(), *nullable && !key);
+        if let Some(metadata) = metadata {
+            check_metadata(create, &column.name)?;
+            field.metadata_mut().insert(METADATA_KEY.to_string(), metadata.key.clone());
+            if metadata.read_only {
+                field.metadata_mut().insert(VIRTUAL_KEY.to_string(), "true".to_string());
+            }
+        }
+        fields.push(field);
     }
     for (option, unit) in &create.options {
         let Some(name) = EPOCH_OPTIONS.iter().find_map(|prefix| option.node.strip_prefix(prefix)) else { continue };
@@ -143,6 +154,22 @@ fn physical_fields(create: &CreateTable) -> Result<Vec<Field>, SqlError> {
         field.metadata_mut().insert(EPOCH_KEY.to_string(), unit.node.clone());
     }
     Ok(fields)
+}
+
+/// Only some connectors have records with more than a value.
+fn check_metadata(create: &CreateTable, column: &Ident) -> Result<(), SqlError> {
+    let connector =
+        create.options.iter().find(|(key, _)| key.node == "connector").map(|(_, value)| value.node.as_str());
+    match connector {
+        Some(connector) if !METADATA_CONNECTORS.contains(&connector) => Err(SqlError::new(
+            column.span,
+            format!(
+                "the connector '{connector}' has no METADATA: {} have; leave the column out",
+                METADATA_CONNECTORS.join(" and ")
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_timestamp(data_type: &DataType, column: &Ident) -> Result<(), SqlError> {

@@ -5,7 +5,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Cast, Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{Ident, SelectItem, SetExpr, Spanned};
 use datafusion::sql::sqlparser::tokenizer::Span;
-use millstream_io::TableSpec;
+use millstream_io::{TableSpec, VIRTUAL_KEY};
 
 use super::diagnostic::{SqlError, did_you_mean};
 use super::parser::{Insert, StreamQuery};
@@ -31,7 +31,7 @@ pub fn into_table(plan: LogicalPlan, insert: &Insert, table: &TableSpec) -> Resu
         ));
     }
     let mut exprs = vec![];
-    for field in table.schema.fields() {
+    for field in table.schema.fields().iter().filter(|field| !is_virtual(field)) {
         let expr = match targets.iter().position(|t| t.name() == field.name()) {
             Some(n) => {
                 let source = plan.schema().field(n);
@@ -52,7 +52,7 @@ pub fn into_table(plan: LogicalPlan, insert: &Insert, table: &TableSpec) -> Resu
 }
 
 fn targets<'a>(columns: &[Ident], table: &'a TableSpec) -> Result<Vec<&'a Field>, SqlError> {
-    let all: Vec<&Field> = table.schema.fields().iter().map(AsRef::as_ref).collect();
+    let all: Vec<&Field> = table.schema.fields().iter().map(AsRef::as_ref).filter(|field| !is_virtual(field)).collect();
     if columns.is_empty() {
         return Ok(all);
     }
@@ -71,6 +71,11 @@ fn targets<'a>(columns: &[Ident], table: &'a TableSpec) -> Result<Vec<&'a Field>
         targets.push(field);
     }
     Ok(targets)
+}
+
+/// Whether the column is only read: an INSERT knows nothing of it.
+fn is_virtual(field: &Field) -> bool {
+    field.metadata().contains_key(VIRTUAL_KEY)
 }
 
 fn assigned(column: &Column, from: &Field, to: &Field) -> Expr {

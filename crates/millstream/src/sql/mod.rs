@@ -13,11 +13,11 @@ mod insert;
 mod names;
 pub mod parser;
 pub mod session_state;
+mod set_functions;
 #[cfg(test)]
 mod tests;
 mod window_functions;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,19 +28,20 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 
-pub use catalog::{Catalog, Connectors, Declared, StreamTable, Watermark};
+pub use catalog::{BuiltIn, Catalog, Connectors, Declared, ImpliedTables, StreamTable, Watermark};
 pub use diagnostic::{SourceText, SqlError};
 pub use parser::Emit;
 pub use session_state::session_state;
 
+use crate::settings::Settings;
 use names::Names;
 use parser::{CreateView, Existing, Insert, Parsed, Statement, StreamQuery};
 
 /// What a text of SQL asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Pipeline {
-    /// What SET says, by key.
-    pub settings: BTreeMap<String, String>,
+    /// What SET says at the end of the text.
+    pub settings: Settings,
     /// The declared tables, in the order of their names.
     pub tables: Vec<TableSpec>,
     /// The queries, in the order of the text.
@@ -60,6 +61,8 @@ pub struct PlannedQuery {
     pub emit: Option<Emit>,
     /// It is to be explained, not run.
     pub explain: bool,
+    /// What SET said before it.
+    pub settings: Settings,
     /// Its plan, neither analyzed nor optimized. Where there is a sink, it has the sink's columns.
     pub plan: LogicalPlan,
     source: Arc<SourceText>,
@@ -109,7 +112,7 @@ impl PlannedQuery {
 pub struct Planner {
     state: SessionState,
     catalog: Catalog,
-    settings: BTreeMap<String, String>,
+    settings: Settings,
 }
 
 impl Planner {
@@ -123,12 +126,17 @@ impl Planner {
 
     /// The same over a session of the caller's, which began as [`session_state()`]: with functions of its own.
     pub fn with_state(state: SessionState, connectors: Arc<dyn Connectors>, base_dir: impl Into<PathBuf>) -> Self {
-        Self { state, catalog: Catalog::new(connectors, base_dir), settings: BTreeMap::new() }
+        Self { state, catalog: Catalog::new(connectors, base_dir), settings: Settings::default() }
     }
 
     /// The tables and views.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// The tables and views, to add tables that need no declaration.
+    pub fn catalog_mut(&mut self) -> &mut Catalog {
+        &mut self.catalog
     }
 
     /// The session that plans were made with.
@@ -156,7 +164,8 @@ impl Planner {
             let (span, sql) = (parsed.span, source.slice(parsed.span).to_string());
             let (source, tokens) = (Arc::clone(&source), parsed.tokens);
             let name = free_name(&name, &queries);
-            queries.push(PlannedQuery { name, sql, sink, emit, explain, plan, source, span, tokens });
+            let settings = self.settings.clone();
+            queries.push(PlannedQuery { name, sql, sink, emit, explain, settings, plan, source, span, tokens });
         }
         Ok(Pipeline { settings: self.settings.clone(), tables: self.catalog.declared(), queries })
     }
@@ -185,11 +194,11 @@ impl Planner {
                 Err(SqlError::new(name.span, reason))
             }
             Statement::Set { key, value } => {
-                self.settings.insert(key.clone(), value.clone());
+                self.settings.set(key, value)?;
                 Ok(None)
             }
             Statement::Reset(key) => {
-                self.settings.remove(key);
+                self.settings.reset(key);
                 Ok(None)
             }
             Statement::Drop { name, if_exists } => {

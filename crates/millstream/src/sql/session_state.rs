@@ -11,6 +11,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::DataType as SqlType;
 
+use super::set_functions::SetFunctions;
 use super::window_functions::WindowFunctions;
 use super::{functions, parser};
 
@@ -30,12 +31,10 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
         .with_config(config)
         .with_default_features()
         .with_type_planner(Arc::new(Types))
-        .with_relation_planners(vec![Arc::new(WindowFunctions)])
+        .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions)])
         .build();
     let bug = |e| millstream_core::Error::bug("a function can't be registered").caused_by(e);
-    for function in functions::all() {
-        state.register_udf(Arc::new(function)).map_err(bug)?;
-    }
+    functions::register(&mut state).map_err(bug)?;
     // It could make a column look like an event time or the end of a window.
     state.deregister_udf("with_metadata").map_err(bug)?;
     Ok(state)

@@ -1,4 +1,5 @@
 mod errors;
+mod functions;
 mod nexmark;
 mod queries;
 mod run;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_core::sink::{OutputKind, Sink};
 use millstream_core::source::{Source, SourceTable};
 use millstream_io::{Options, TableSpec};
 
@@ -41,6 +43,10 @@ impl Connectors for Nothing {
             primary_key: vec![],
             base_dir: base_dir.to_path_buf(),
         })
+    }
+
+    fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
+        BuiltIn.sink(table, query, kind, schema)
     }
 }
 

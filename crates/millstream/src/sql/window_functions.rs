@@ -1,4 +1,4 @@
-//! TUMBLE, HOP and CUMULATE in FROM.
+//! TUMBLE, HOP, CUMULATE, SESSION and DEDUP in FROM.
 //!
 //! Flink's form `TABLE(TUMBLE(TABLE t, DESCRIPTOR(c), INTERVAL '10' SECOND))`, with arguments by position or by
 //! name, and the short form `TUMBLE(t, c, INTERVAL '10' SECOND)`. The first argument is a table, a view, a name
@@ -18,7 +18,9 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::diagnostic::{SqlError, did_you_mean};
 use super::functions::PROCESSING_TIME_KEY;
-use crate::window::{Length, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
+use crate::window::{
+    Dedup, Length, SessionTable, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to,
+};
 
 /// Plans window functions in FROM.
 #[derive(Debug)]
@@ -33,10 +35,14 @@ impl RelationPlanner for WindowFunctions {
         let Some((name, args, alias)) = call(&relation) else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
+        if name.value.eq_ignore_ascii_case("session") {
+            let plan = session(&name, args, context)?;
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.cloned()))));
+        }
         let Some(function) = WindowFunction::named(&name) else {
-            if name.value.eq_ignore_ascii_case("session") {
-                let reason = "SESSION windows are not supported yet: TUMBLE, HOP and CUMULATE are";
-                return Err(SqlError::new(name.span, reason).into());
+            if name.value.eq_ignore_ascii_case("dedup") {
+                let (plan, alias) = (dedup(&name, args, context)?, alias.cloned());
+                return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
             }
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
@@ -139,6 +145,43 @@ impl<'a> Arguments<'a> {
     }
 }
 
+/// `DEDUP(table, DESCRIPTOR(key, ..), DESCRIPTOR(time), INTERVAL ..)`: see [`Dedup`].
+fn dedup(name: &Ident, args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    const FORM: &str = "the arguments are DEDUP(table, DESCRIPTOR(key, ..), DESCRIPTOR(time), horizon)";
+    let expr = |arg: &FunctionArg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    let args: Vec<SqlExpr> = args.iter().filter_map(expr).collect();
+    let [table, keys, time, horizon] = args.as_slice() else { return Err(SqlError::new(name.span, FORM).into()) };
+    let input = context.plan(table_factor(table)?)?;
+    let (time, span) = time_column(time, input.schema())?;
+    check_event_time(input.schema().field_from_column(&time)?.as_ref(), span)?;
+    let mut columns = vec![];
+    for key in descriptor(keys) {
+        columns.push(time_column(&key, input.schema())?.0);
+    }
+    let horizon_us = interval(horizon, TimeUnit::Microsecond, context)?;
+    let node = Dedup::try_new(input, columns, time, horizon_us);
+    let node = node.map_err(|e| SqlError::from_datafusion(&e, &[]).or_at(horizon.span()))?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
+/// The columns of `DESCRIPTOR(a, b)`, or the one column that stands for itself.
+fn descriptor(expr: &SqlExpr) -> Vec<SqlExpr> {
+    if let SqlExpr::Function(function) = expr
+        && function.name.to_string().eq_ignore_ascii_case("descriptor")
+        && let FunctionArguments::List(list) = &function.args
+    {
+        let named = list.args.iter().filter_map(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+            _ => None,
+        });
+        return named.collect();
+    }
+    vec![expr.clone()]
+}
+
 /// The first argument as something that FROM reads.
 fn table_factor(expr: &SqlExpr) -> Result<TableFactor, SqlError> {
     let named = |parts: Vec<Ident>| TableFactor::Table {
@@ -199,10 +242,60 @@ fn window_table(
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
+/// `SESSION(table [, key ..], time, gap)`: the parser has put a comma in the place of PARTITION BY.
+fn session(name: &Ident, args: &[FunctionArg], context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
+    let form = "SESSION(table [PARTITION BY key], time, gap)";
+    let wrong = || SqlError::new(name.span, format!("the arguments are {form}"));
+    let (mut named, mut plain): ([Option<&SqlExpr>; 3], Vec<&SqlExpr>) = ([None; 3], vec![]);
+    for arg in args {
+        match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => plain.push(expr),
+            FunctionArg::Named { name, arg: FunctionArgExpr::Expr(expr), .. } => {
+                let place = ["DATA", "TIMECOL", "GAP"].iter().position(|p| name.value.eq_ignore_ascii_case(p));
+                match place.and_then(|place| named.get_mut(place)) {
+                    Some(slot @ None) => *slot = Some(expr),
+                    _ => return Err(SqlError::new(name.span, format!("the arguments are {form}")).into()),
+                }
+            }
+            _ => return Err(wrong().into()),
+        }
+    }
+    let (table, time, gap, keys) = match (named, plain.as_slice()) {
+        ([None, None, None], [table, keys @ .., time, gap]) => (*table, *time, *gap, keys.to_vec()),
+        ([Some(table), Some(time), Some(gap)], keys) => (table, time, gap, keys.to_vec()),
+        _ => return Err(wrong().into()),
+    };
+    let input = context.plan(table_factor(table)?)?;
+    let (time, span) = time_column(time, input.schema())?;
+    let field = input.schema().field_from_column(&time)?.as_ref();
+    check_event_time(field, span)?;
+    let unit = match field.data_type() {
+        DataType::Timestamp(unit, _) => *unit,
+        _ => TimeUnit::Microsecond,
+    };
+    let gap_us = interval(gap, unit, context)?;
+    let kind = WindowKind::Session { gap_us };
+    WindowSpec { kind, offset_us: 0 }.checked().map_err(|e| SqlError::new(gap.span(), e.message()))?;
+    let mut columns = vec![];
+    for key in keys {
+        let parts = match key {
+            SqlExpr::Tuple(parts) => parts.iter().collect(),
+            SqlExpr::Nested(inner) => vec![inner.as_ref()],
+            other => vec![other],
+        };
+        for part in parts {
+            columns.push(column(part, input.schema(), "sessions are partitioned by columns")?.0);
+        }
+    }
+    let node = SessionTable::try_new(input, time, columns, gap_us);
+    let node = node.map_err(|e| SqlError::from_datafusion(&e, &[]).or_at(span))?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+}
+
 /// `DESCRIPTOR(column)` or `column`.
 fn time_column(expr: &SqlExpr, schema: &DFSchema) -> Result<(Column, Span), SqlError> {
     let refused =
-        |span| SqlError::new(span, "the second argument is the event-time column: DESCRIPTOR(column) or column");
+        |span| SqlError::new(span, "a column stands here: DESCRIPTOR(column) or column; windows take their event time");
     let named = match expr {
         SqlExpr::Function(function) if function.name.to_string().eq_ignore_ascii_case("descriptor") => {
             match &function.args {
@@ -215,7 +308,13 @@ fn time_column(expr: &SqlExpr, schema: &DFSchema) -> Result<(Column, Span), SqlE
         }
         other => other,
     };
-    let (relation, ident) = match named {
+    column(named, schema, "the second argument is the event-time column: DESCRIPTOR(column) or column")
+}
+
+/// A column by its name; `what` says what is expected where it is none.
+fn column(expr: &SqlExpr, schema: &DFSchema, what: &str) -> Result<(Column, Span), SqlError> {
+    let refused = |span| SqlError::new(span, what);
+    let (relation, ident) = match expr {
         SqlExpr::Identifier(ident) => (None, ident),
         SqlExpr::CompoundIdentifier(parts) => match parts.as_slice() {
             [relation, ident] => (Some(relation.value.as_str()), ident),

@@ -1,21 +1,35 @@
-//! Functions of times.
+//! Times as text and numbers, text and numbers as times, and the parts of a time.
 
 use std::sync::Arc;
 
 use chrono::DateTime;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewBuilder, TimestampMillisecondArray};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, Date32Builder, Int64Array, StringViewBuilder, TimestampMillisecondArray,
+    TimestampMillisecondBuilder,
+};
 use datafusion::arrow::compute::{DatePart, cast, date_part};
 use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{Result, ScalarValue, exec_err, internal_err, plan_err};
 
 use super::Argument::{Integer, Text, Time};
-use super::Builtin;
 use super::pattern::Pattern;
+use super::rows::{count, integer, integers, text};
+use super::{Builtin, calendar};
+
+/// How Flink and Spark write a time where no pattern is given.
+const USUAL: &str = "yyyy-MM-dd HH:mm:ss";
 
 pub fn functions() -> Vec<Builtin> {
     let part = |name, call| Builtin::new(name, &[Time], DataType::Int64, call);
     vec![
         Builtin::new("date_format", &[Time, Text], DataType::Utf8View, date_format).checked(check_pattern),
+        Builtin::new("from_unixtime", &[Integer, Text], DataType::Utf8View, from_unixtime)
+            .optional(1)
+            .checked(check_pattern),
+        Builtin::new("timestamp_of_pattern", &[Text, Text], milliseconds(), timestamp_of_pattern)
+            .checked(check_pattern),
+        Builtin::new("date_of_pattern", &[Text, Text], DataType::Date32, date_of_pattern).checked(check_pattern),
+        Builtin::new("seconds_of_pattern", &[Text, Text], DataType::Int64, seconds_of_pattern).checked(check_pattern),
         Builtin::new("to_timestamp_ltz", &[Integer, Integer], ltz(), to_timestamp_ltz)
             .optional(1)
             .checked(check_precision),
@@ -26,12 +40,19 @@ pub fn functions() -> Vec<Builtin> {
         part("week", |args| part_of(args, DatePart::Week, 0)),
         part("dayofyear", |args| part_of(args, DatePart::DayOfYear, 0)),
         part("dayofmonth", |args| part_of(args, DatePart::Day, 0)),
+        part("day", |args| part_of(args, DatePart::Day, 0)),
+        // Monday is 0.
+        part("weekday", |args| part_of(args, DatePart::DayOfWeekMonday0, 0)),
         // Sunday is 1.
         part("dayofweek", |args| part_of(args, DatePart::DayOfWeekSunday0, 1)),
         part("hour", |args| part_of(args, DatePart::Hour, 0)),
         part("minute", |args| part_of(args, DatePart::Minute, 0)),
         part("second", |args| part_of(args, DatePart::Second, 0)),
     ]
+}
+
+fn milliseconds() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, None)
 }
 
 fn ltz() -> DataType {
@@ -78,9 +99,74 @@ fn date_format(args: &[ArrayRef]) -> Result<ArrayRef> {
 fn check_pattern(args: &[Option<&ScalarValue>]) -> Result<()> {
     let pattern = args.get(1).copied().flatten().and_then(|p| p.try_as_str()).flatten();
     match pattern.map(Pattern::read) {
-        Some(Err(reason)) => plan_err!("DATE_FORMAT: {reason}"),
+        Some(Err(reason)) => plan_err!("the pattern of a time: {reason}"),
         _ => Ok(()),
     }
+}
+
+/// Seconds since 1970 as text, in UTC.
+fn from_unixtime(args: &[ArrayRef]) -> Result<ArrayRef> {
+    let mut patterns = Patterns::default();
+    let mut out = StringViewBuilder::with_capacity(count(args));
+    let mut written = String::new();
+    for row in 0..count(args) {
+        let pattern = if args.len() > 1 { text(args, 1, row) } else { Some(USUAL) };
+        let (Some(seconds), Some(pattern)) = (integer(args, 0, row), pattern) else {
+            out.append_null();
+            continue;
+        };
+        let Some(time) = DateTime::from_timestamp(seconds, 0) else {
+            return exec_err!("FROM_UNIXTIME: {seconds} seconds since 1970 are outside of the calendar");
+        };
+        written.clear();
+        patterns.get(pattern)?.write(&time, &mut written);
+        out.append_value(&written);
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// The pattern of the row before, because it is mostly that of the next.
+#[derive(Default)]
+struct Patterns<'a>(Option<(&'a str, Pattern)>);
+
+impl<'a> Patterns<'a> {
+    fn get(&mut self, text: &'a str) -> Result<&Pattern> {
+        let read = match self.0.take() {
+            Some((of, pattern)) if of == text => pattern,
+            _ => Pattern::read(text).or_else(|reason| exec_err!("the pattern of a time: {reason}"))?,
+        };
+        Ok(&self.0.insert((text, read)).1)
+    }
+}
+
+/// The time that a text says by a pattern, in milliseconds since 1970; NULL where it says none.
+fn parsed<'a>(args: &'a [ArrayRef], row: usize, patterns: &mut Patterns<'a>) -> Result<Option<i64>> {
+    let (Some(time), Some(pattern)) = (text(args, 0, row), text(args, 1, row)) else { return Ok(None) };
+    Ok(patterns.get(pattern)?.parse(time).map(|t| t.and_utc().timestamp_millis()))
+}
+
+fn timestamp_of_pattern(args: &[ArrayRef]) -> Result<ArrayRef> {
+    let mut patterns = Patterns::default();
+    let mut out = TimestampMillisecondBuilder::with_capacity(count(args));
+    for row in 0..count(args) {
+        out.append_option(parsed(args, row, &mut patterns)?);
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+fn date_of_pattern(args: &[ArrayRef]) -> Result<ArrayRef> {
+    let mut patterns = Patterns::default();
+    let mut out = Date32Builder::with_capacity(count(args));
+    for row in 0..count(args) {
+        let ms = parsed(args, row, &mut patterns)?;
+        out.append_option(ms.and_then(|ms| i32::try_from(ms.div_euclid(calendar::DAY_MS)).ok()));
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+fn seconds_of_pattern(args: &[ArrayRef]) -> Result<ArrayRef> {
+    let mut patterns = Patterns::default();
+    integers(args, |row| Ok(parsed(args, row, &mut patterns)?.map(|ms| ms.div_euclid(1000))))
 }
 
 /// Seconds (precision 0) or milliseconds (precision 3) since 1970 as a time.

@@ -1,11 +1,19 @@
-//! Flink's functions that DataFusion has not, or has under another name with another meaning.
+//! The everyday functions of Flink and Spark that DataFusion has not.
 //!
-//! Functions of DataFusion's own names keep DataFusion's meaning. Each function here says which arguments it
-//! takes, so that a wrong one is refused where it is planned, by name.
+//! What has DataFusion's name keeps DataFusion's meaning; what DataFusion has under another name, or in another
+//! form, is put into that form by the parser ([`super::parser`]). Each function here says which arguments it takes,
+//! so that a wrong one is refused where it is planned, by name. All of them are functions of their arguments alone:
+//! none may look at a clock, a counter or the row before. docs/functions.md lists them.
 
+mod calendar;
+mod collection;
 mod datetime;
+mod digest;
+mod json;
 mod pattern;
+mod rows;
 mod text;
+mod url;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,6 +23,7 @@ use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -22,27 +31,62 @@ use datafusion::logical_expr::{
 /// The metadata key of a column that is PROCTIME(): no window over it can close by a watermark.
 pub const PROCESSING_TIME_KEY: &str = "millstream.processing-time";
 
-/// All functions of this room.
-pub fn all() -> Vec<ScalarUDF> {
-    let functions = datetime::functions().into_iter().chain(text::functions());
-    functions.map(ScalarUDF::from).chain([ScalarUDF::from(ProcessingTime::default())]).collect()
+/// Adds all functions of this room, and those over JSON.
+///
+/// # Errors
+/// Where DataFusion refuses one: a bug.
+pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    let rooms = [
+        calendar::functions(),
+        collection::functions(),
+        datetime::functions(),
+        digest::functions(),
+        json::functions(),
+        text::functions(),
+        url::functions(),
+    ];
+    for function in rooms.into_iter().flatten() {
+        registry.register_udf(Arc::new(ScalarUDF::from(function)))?;
+    }
+    registry.register_udf(Arc::new(ScalarUDF::from(ProcessingTime::default())))?;
+    json::register(registry)
 }
 
 /// Why a function that Flink has is refused, and what works.
 pub fn refusal(name: &str) -> Option<&'static str> {
     Some(match name.to_ascii_lowercase().as_str() {
         "session" | "session_start" | "session_end" | "session_rowtime" => {
-            "SESSION windows are not supported yet: TUMBLE, HOP and CUMULATE in FROM are"
+            "SESSION goes into FROM: FROM SESSION(TABLE table PARTITION BY key, DESCRIPTOR(time), INTERVAL '10' SECOND) .. \
+             GROUP BY key, window_start, window_end"
         }
         "tumble" | "tumble_start" | "tumble_end" | "tumble_rowtime" => {
-            "TUMBLE goes into FROM, not into GROUP BY: FROM TUMBLE(table, time, INTERVAL '10' SECOND) .. GROUP BY \
+            "TUMBLE goes into FROM: FROM TUMBLE(table, time, INTERVAL '10' SECOND) .. GROUP BY \
              window_start, window_end"
         }
         "hop" | "hop_start" | "hop_end" | "hop_rowtime" => {
-            "HOP goes into FROM, not into GROUP BY: FROM HOP(table, time, INTERVAL '2' SECOND, INTERVAL '10' SECOND) .. \
+            "HOP goes into FROM: FROM HOP(table, time, INTERVAL '2' SECOND, INTERVAL '10' SECOND) .. \
              GROUP BY window_start, window_end"
         }
         "cumulate" => "CUMULATE goes into FROM: FROM CUMULATE(table, time, INTERVAL '1' HOUR, INTERVAL '1' DAY)",
+        "collect" => "COLLECT answers a MULTISET, a type that does not exist here: use COLLECT_LIST or COLLECT_SET",
+        "explode" | "explode_outer" | "posexplode" => {
+            "a row for each element is UNNEST: SELECT UNNEST(elements) AS element FROM .."
+        }
+        "json_arrayagg" | "json_objectagg" => {
+            "JSON is built of one row: collect with COLLECT_LIST, and write the list to a table of format json"
+        }
+        "from_json" | "to_json" | "json_tuple" => {
+            "take values out of JSON with JSON_VALUE, JSON_QUERY or ->>, and build it with JSON_OBJECT and JSON_ARRAY"
+        }
+        "json_get" => {
+            "json_get has another type in each row: use json_get_str, json_get_int, json_get_float, json_get_bool or ->>"
+        }
+        "rand_integer" | "randn" | "monotonically_increasing_id" | "uuid_short" => {
+            "it gives another value each time, and a batch that is run again would give other rows: derive the value \
+             from the row, for example md5(..) of its key columns"
+        }
+        "current_watermark" => "the watermark is no column here: it is shown by the metrics and the console",
+        "current_row_timestamp" => "the clock is read once a batch: use CURRENT_TIMESTAMP, which is the batch's time",
         _ => return None,
     })
 }
@@ -56,6 +100,14 @@ enum Argument {
     Integer,
     /// A timestamp; a date, or text that is one, becomes one.
     Time,
+    /// A date, as `Date32`; a timestamp, or text that is one, becomes one.
+    Date,
+    /// Bytes, as `BinaryView`; text is its UTF-8.
+    Bytes,
+    /// True or false.
+    Boolean,
+    /// Text or numbers, each as it is.
+    Any,
 }
 
 impl Argument {
@@ -72,6 +124,13 @@ impl Argument {
                 DataType::Date32 | DataType::Date64 => Some(DataType::Timestamp(TimeUnit::Microsecond, None)),
                 _ => text.then_some(DataType::Timestamp(TimeUnit::Microsecond, None)),
             },
+            Self::Date => {
+                let time = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
+                (time || text).then_some(DataType::Date32)
+            }
+            Self::Bytes => (text || from.is_binary()).then_some(DataType::BinaryView),
+            Self::Boolean => matches!(from, DataType::Boolean | DataType::Null).then_some(DataType::Boolean),
+            Self::Any => Some(from.clone()),
         }
     }
 
@@ -80,7 +139,24 @@ impl Argument {
             Self::Text => "text",
             Self::Integer => "a whole number",
             Self::Time => "a timestamp",
+            Self::Date => "a date",
+            Self::Bytes => "text or bytes",
+            Self::Boolean => "a condition",
+            Self::Any => "a value",
         }
+    }
+}
+
+/// What a function answers.
+enum Returns {
+    Fixed(DataType),
+    /// It follows from the arguments' types.
+    Of(fn(&[DataType]) -> Result<DataType>),
+}
+
+impl From<DataType> for Returns {
+    fn from(data_type: DataType) -> Self {
+        Self::Fixed(data_type)
     }
 }
 
@@ -93,7 +169,9 @@ struct Builtin {
     arguments: &'static [Argument],
     /// How many of the arguments may be left out, from the end.
     optional: usize,
-    returns: DataType,
+    /// How many of the arguments, from the end, may follow again and again.
+    repeated: usize,
+    returns: Returns,
     call: Call,
     /// Looks at the arguments that are constants when the call is planned.
     check: Option<Check>,
@@ -101,9 +179,31 @@ struct Builtin {
 }
 
 impl Builtin {
-    fn new(name: &'static str, arguments: &'static [Argument], returns: DataType, call: Call) -> Self {
+    fn new(name: &'static str, arguments: &'static [Argument], returns: impl Into<Returns>, call: Call) -> Self {
         let signature = Signature::user_defined(Volatility::Immutable);
-        Self { name, arguments, optional: 0, returns, call, check: None, signature }
+        Self { name, arguments, optional: 0, repeated: 0, returns: returns.into(), call, check: None, signature }
+    }
+
+    fn repeated(mut self, count: usize) -> Self {
+        self.repeated = count;
+        self
+    }
+
+    /// What the n-th argument must be.
+    fn argument(&self, n: usize) -> Argument {
+        let count = self.arguments.len();
+        let n = match n.checked_sub(count) {
+            Some(over) if self.repeated > 0 => count - self.repeated + over % self.repeated,
+            _ => n,
+        };
+        self.arguments.get(n).copied().unwrap_or(Argument::Any)
+    }
+
+    fn answer_type(&self, given: &[DataType]) -> Result<DataType> {
+        match &self.returns {
+            Returns::Fixed(data_type) => Ok(data_type.clone()),
+            Returns::Of(answer) => answer(given),
+        }
     }
 
     fn optional(mut self, count: usize) -> Self {
@@ -153,36 +253,40 @@ impl ScalarUDFImpl for Builtin {
 
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         let count = self.arguments.len();
-        if given.len() > count || given.len() + self.optional < count {
+        let over = given.len().saturating_sub(count);
+        let fits = over == 0 || (self.repeated > 0 && over.is_multiple_of(self.repeated));
+        if !fits || given.len() + self.optional < count {
             return plan_err!("'{}' takes other arguments: {}", self.name.to_uppercase(), self.form());
         }
-        let coerced = given.iter().zip(self.arguments).map(|(from, argument)| match argument.coerce(from) {
+        let coerced = given.iter().enumerate().map(|(n, from)| match self.argument(n).coerce(from) {
             Some(to) => Ok(to),
             None => plan_err!(
                 "'{}' takes {} where it is given {from}: {}",
                 self.name.to_uppercase(),
-                argument.name(),
+                self.argument(n).name(),
                 self.form()
             ),
         });
         coerced.collect()
     }
 
-    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
-        Ok(self.returns.clone())
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.answer_type(arg_types)
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         if let Some(check) = self.check {
             check(args.scalar_arguments)?;
         }
-        Ok(Arc::new(Field::new(self.name, self.returns.clone(), true)))
+        let given: Vec<DataType> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
+        Ok(Arc::new(Field::new(self.name, self.answer_type(&given)?, true)))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
         let mut arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        for (array, argument) in arrays.iter_mut().zip(self.arguments) {
+        for (n, array) in arrays.iter_mut().enumerate() {
+            let argument = self.argument(n);
             match argument.coerce(array.data_type()) {
                 Some(to) if to != *array.data_type() => *array = cast(array, &to)?,
                 Some(_) => {}

@@ -11,6 +11,7 @@ use regex::Regex;
 
 use super::Argument::{Integer, Text};
 use super::Builtin;
+use super::rows::{integer, integers, text as text_of};
 
 pub fn functions() -> Vec<Builtin> {
     vec![
@@ -18,6 +19,7 @@ pub fn functions() -> Vec<Builtin> {
         Builtin::new("regexp_extract", &[Text, Text, Integer], DataType::Utf8View, regexp_extract)
             .optional(1)
             .checked(check_regex),
+        Builtin::new("locate", &[Text, Text, Integer], DataType::Int64, locate).optional(1),
         Builtin::new("count_char", &[Text, Text], DataType::Int64, count_char),
     ]
 }
@@ -89,6 +91,25 @@ fn check_regex(args: &[Option<&ScalarValue>]) -> Result<()> {
         Some(Err(DataFusionError::Execution(reason))) => plan_err!("REGEXP_EXTRACT: {reason}"),
         _ => Ok(()),
     }
+}
+
+/// The place of a text in another, counted from 1, at or after a third argument; 0 where it is not in it.
+fn locate(args: &[ArrayRef]) -> Result<ArrayRef> {
+    integers(args, |row| {
+        let from = if args.len() > 2 { integer(args, 2, row) } else { Some(1) };
+        let (Some(part), Some(whole), Some(from)) = (text_of(args, 0, row), text_of(args, 1, row), from) else {
+            return Ok(None);
+        };
+        let Some(before) = from.checked_sub(1).and_then(|n| usize::try_from(n).ok()) else { return Ok(Some(0)) };
+        let start = match whole.char_indices().nth(before) {
+            Some((start, _)) => start,
+            // Right behind the end, only nothing is found.
+            None if whole.chars().count() == before => whole.len(),
+            None => return Ok(Some(0)),
+        };
+        let found = whole.get(start..).and_then(|rest| Some(rest.get(..rest.find(part)?)?.chars().count()));
+        Ok(Some(found.map_or(0, |n| (before + n + 1) as i64)))
+    })
 }
 
 /// How often the character occurs in the text.

@@ -4,7 +4,12 @@
 //! that every span is a place in the text. Queries go through sqlparser, after `rewrite` has put the few
 //! forms it does not know into forms it does, without moving a token. Nothing here looks at a catalog.
 
+mod clauses;
+mod forms;
+mod group_window;
+mod json_operators;
 mod rewrite;
+mod set_operations;
 mod statement;
 mod table;
 #[cfg(test)]
@@ -18,7 +23,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
 
 use super::diagnostic::{SourceText, SqlError};
-pub use rewrite::expression as rewrite_expression;
+pub use forms::expression as rewrite_expression;
+pub use set_operations::{EXCEPT_ALL, INTERSECT_ALL};
 pub use types::from_sql_type;
 
 /// Something with its place in the text.
@@ -157,9 +163,20 @@ pub enum ColumnKind {
         data_type: DataType,
         /// Whether it may be NULL.
         nullable: bool,
+        /// What it holds of a record beside its value, where it is such a column.
+        metadata: Option<Metadata>,
     },
     /// From an expression over the physical columns.
     Computed(Box<Expr>),
+}
+
+/// `METADATA [FROM 'key'] [VIRTUAL]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The connector's name for it; the column's own where none is given.
+    pub key: String,
+    /// It is only read: an INSERT knows nothing of it.
+    pub read_only: bool,
 }
 
 /// `WATERMARK FOR column AS expr`.

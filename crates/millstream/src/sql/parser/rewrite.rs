@@ -1,34 +1,57 @@
 //! Flink's forms that sqlparser does not know, put into forms it does.
 //!
-//! Tokens are taken out, never moved, and expressions keep their spans: an error still points at the text as
-//! it was written.
+//! Tokens are never moved, and what is put in has the place of what it stands for: an error still points at the
+//! text as it was written. What becomes of functions is said in [`super::forms`].
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
-    Query, Select, SelectItem, TableFactor, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, SelectItem, TableFactor,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::words;
+use super::{clauses, words};
 use crate::sql::diagnostic::SqlError;
 
 /// The functions whose first argument is a table.
 const WINDOW_FUNCTIONS: [&str; 4] = ["TUMBLE", "HOP", "CUMULATE", "SESSION"];
 
-/// The same tokens without the word TABLE before the first argument of a window function.
-pub fn tokens(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
-    let mut kept = Vec::with_capacity(tokens.len());
+/// The same tokens without the word TABLE before the first argument of a window function, with a comma in the place
+/// of PARTITION BY after that argument of SESSION, and with the clauses of functions as arguments.
+pub fn tokens(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>, SqlError> {
+    let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     for (n, token) in tokens.iter().enumerate() {
         if words::is(&token.token, "TABLE") && follows_window_function(tokens, n) {
             continue;
         }
+        if words::is(&token.token, "PARTITION") && follows_table_of_session(tokens, n) {
+            kept.push(TokenWithSpan { token: Token::Comma, span: token.span });
+            continue;
+        }
+        if n.checked_sub(1).is_some_and(|before| follows_table_of_session(tokens, before)) {
+            continue;
+        }
         kept.push(token.clone());
     }
-    kept
+    clauses::tokens(&kept)
+}
+
+/// Whether the n-th token is `SESSION ( [TABLE] name here BY`.
+fn follows_table_of_session(tokens: &[TokenWithSpan], n: usize) -> bool {
+    let at = |i: usize| tokens.get(i).map(|t| &t.token);
+    let here = at(n).is_some_and(|t| words::is(t, "PARTITION")) && at(n + 1).is_some_and(|t| words::is(t, "BY"));
+    if !here {
+        return false;
+    }
+    let named = |t: &Token| matches!(t, Token::Word(_) | Token::Period) && !words::is(t, "TABLE");
+    let from = (0..n).rev().find(|i| !at(*i).is_some_and(named)).unwrap_or_default();
+    let from = if at(from).is_some_and(|t| words::is(t, "TABLE")) { from.checked_sub(1) } else { Some(from) };
+    let before = |k: usize| from.and_then(|from| from.checked_sub(k)).and_then(at);
+    match before(0) {
+        Some(Token::LParen) => before(1).is_some_and(|t| words::is(t, "SESSION")),
+        Some(Token::RArrow) => before(2) == Some(&Token::LParen) && before(3).is_some_and(|t| words::is(t, "SESSION")),
+        _ => false,
+    }
 }
 
 /// Whether the n-th token is `TUMBLE ( here` or `TUMBLE ( DATA => here`.
@@ -62,78 +85,9 @@ pub fn refuse_unsupported(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// Puts a parsed query into DataFusion's forms.
-pub fn query(query: &mut Query) {
-    let _ = VisitMut::visit(query, &mut Forms);
-}
-
-/// Puts a parsed expression into DataFusion's forms.
-pub fn expression(expr: &mut Expr) {
-    let _ = VisitMut::visit(expr, &mut Forms);
-}
-
-struct Forms;
-
-impl VisitorMut for Forms {
-    type Break = ();
-
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        name_fields_of_rows(select);
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && let Some(form) = function_form(function)
-        {
-            *expr = form;
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-fn function_form(function: &Function) -> Option<Expr> {
-    let [part] = function.name.0.as_slice() else { return None };
-    let name = part.as_ident()?;
-    match &function.args {
-        // A column called user: sqlparser takes the bare word for SQL's USER.
-        FunctionArguments::None if name.value.eq_ignore_ascii_case("user") => Some(Expr::Identifier(name.clone())),
-        FunctionArguments::List(list) if name.value.eq_ignore_ascii_case("if") => case_of_if(&list.args),
-        FunctionArguments::List(list) if name.value.eq_ignore_ascii_case("mod") => modulo(&list.args),
-        _ => None,
-    }
-}
-
-fn argument(arg: &FunctionArg) -> Option<Expr> {
-    match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    }
-}
-
-fn modulo(args: &[FunctionArg]) -> Option<Expr> {
-    let [left, right] = args else { return None };
-    let (left, right) = (Box::new(argument(left)?), Box::new(argument(right)?));
-    // Each side keeps its parentheses: MOD(a + b, c) is no a + b % c.
-    let (left, right) = (Box::new(Expr::Nested(left)), Box::new(Expr::Nested(right)));
-    Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op: BinaryOperator::Modulo, right })))
-}
-
-/// IF is CASE, so that only the branch that is taken is computed.
-fn case_of_if(args: &[FunctionArg]) -> Option<Expr> {
-    let [condition, then, otherwise] = args else { return None };
-    Some(Expr::Case {
-        case_token: AttachedToken::empty(),
-        end_token: AttachedToken::empty(),
-        operand: None,
-        conditions: vec![CaseWhen { condition: argument(condition)?, result: argument(then)? }],
-        else_result: Some(Box::new(argument(otherwise)?)),
-    })
-}
-
 /// `SELECT person.name` over a column `person` of type ROW is called `name`, as in Flink; DataFusion would call
 /// it `person[name]`. A name that the SELECT has already is left alone.
-fn name_fields_of_rows(select: &mut Select) {
+pub fn name_fields_of_rows(select: &mut Select) {
     let mut relations = BTreeSet::new();
     for table in &select.from {
         relation_names(&table.relation, &mut relations);

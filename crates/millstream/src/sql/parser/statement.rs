@@ -5,7 +5,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
-use super::{CreateView, Emit, Existing, Insert, Statement, StreamQuery, rewrite, span_of, table, words};
+use super::{CreateView, Emit, Existing, Insert, Statement, StreamQuery, forms, rewrite, span_of, table, words};
 use crate::sql::diagnostic::{SourceText, SqlError};
 
 /// What parsing a part answers: sqlparser's errors carry their place as text, ours as a span.
@@ -39,7 +39,7 @@ pub fn parse(source: &SourceText, tokens: &[TokenWithSpan]) -> Result<Statement,
         None => (tokens, None),
     };
     let dialect = GenericDialect {};
-    let mut parser = Parser::new(&dialect).with_tokens_with_locations(rewrite::tokens(body));
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(rewrite::tokens(body)?);
     let context = Context { source, tokens: body, emit };
     let parsed = context.statement(&mut parser).and_then(|statement| {
         if parser.peek_token().token == Token::EOF {
@@ -188,7 +188,7 @@ impl Context<'_> {
     fn query(&self, p: &mut Parser<'_>) -> Parsing<StreamQuery> {
         let start = p.peek_token().span;
         let mut query = p.parse_query()?;
-        rewrite::query(&mut query);
+        forms::query(&mut query)?;
         Ok(StreamQuery { query, emit: self.emit, span: Span::new(start.start, span_of(self.tokens).end) })
     }
 

@@ -1,11 +1,12 @@
 //! CREATE TABLE, after those two words.
 
+use datafusion::sql::sqlparser::ast::Ident;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, Word};
 
 use super::statement::{Parsing, idents, name};
 use super::types::Types;
-use super::{Column, ColumnKind, CreateTable, Existing, Spanned, WatermarkClause, words};
+use super::{Column, ColumnKind, CreateTable, Existing, Metadata, Spanned, WatermarkClause, words};
 use crate::sql::diagnostic::{SourceText, SqlError};
 
 /// Parses from the table's name on.
@@ -72,7 +73,7 @@ fn element(p: &mut Parser<'_>, table: &mut CreateTable) -> Parsing<()> {
     column(p, table)
 }
 
-fn set_key(table: &mut CreateTable, key: Vec<datafusion::sql::sqlparser::ast::Ident>, span: Span) -> Parsing<()> {
+fn set_key(table: &mut CreateTable, key: Vec<Ident>, span: Span) -> Parsing<()> {
     if !table.primary_key.is_empty() {
         return Err(SqlError::new(span, "the table has a PRIMARY KEY already: a table has one").into());
     }
@@ -104,6 +105,7 @@ fn column(p: &mut Parser<'_>, table: &mut CreateTable) -> Parsing<()> {
         return Ok(());
     }
     let (data_type, mut nullable) = Types::default().parse(p)?;
+    let mut metadata = None;
     loop {
         let next = p.peek_token();
         if words::take(p, &["NOT", "NULL"]) {
@@ -112,8 +114,10 @@ fn column(p: &mut Parser<'_>, table: &mut CreateTable) -> Parsing<()> {
             words::take(p, &["NOT", "ENFORCED"]);
             set_key(table, vec![name.clone()], next.span)?;
         } else if words::next_is(p, "METADATA") {
-            let reason = "METADATA columns are not supported yet: leave the column out";
-            return Err(SqlError::new(next.span, reason).into());
+            if metadata.is_some() {
+                return Err(SqlError::new(next.span, "the column is METADATA already").into());
+            }
+            metadata = Some(metadata_of(p, &name)?);
         } else if words::next_is(p, "DEFAULT") {
             let reason = "DEFAULT is not supported: a computed column (name AS COALESCE(..)) does the same";
             return Err(SqlError::new(next.span, reason).into());
@@ -122,8 +126,18 @@ fn column(p: &mut Parser<'_>, table: &mut CreateTable) -> Parsing<()> {
         }
     }
     comment(p)?;
-    table.columns.push(Column { name, kind: ColumnKind::Physical { data_type, nullable } });
+    table.columns.push(Column { name, kind: ColumnKind::Physical { data_type, nullable, metadata } });
     Ok(())
+}
+
+/// `METADATA [FROM 'key'] [VIRTUAL]`.
+fn metadata_of(p: &mut Parser<'_>, column: &Ident) -> Parsing<Metadata> {
+    words::expect(p, &["METADATA"])?;
+    let key = match words::take(p, &["FROM"]) {
+        true => p.parse_literal_string()?,
+        false => column.value.clone(),
+    };
+    Ok(Metadata { key, read_only: words::take(p, &["VIRTUAL"]) })
 }
 
 /// `COMMENT 'text'`, or nothing.

@@ -162,17 +162,23 @@ fn queries_are_named_after_their_sinks_and_numbered() {
 #[test]
 fn settings_are_kept_in_either_form() {
     let pipeline = plan(
-        "SET 'pipeline.name' = 'cards'; SET trigger = '500 ms'; SET max-batch-rows = 1000; SET a.b = x; RESET a.b;
-         SET 'table.local-time-zone' = 'UTC'",
+        "SET 'pipeline.name' = 'cards'; SET execution.trigger = '500 ms'; SET batch.max-rows = 1000;
+         SET on-error = stop; RESET on-error; SET 'table.local-time-zone' = 'UTC'",
     );
-    let settings: Vec<_> = pipeline.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let expected = [
-        ("max-batch-rows", "1000"),
-        ("pipeline.name", "cards"),
-        ("table.local-time-zone", "UTC"),
-        ("trigger", "500 ms"),
-    ];
-    assert_eq!(settings, expected);
+    let of = |key| pipeline.settings.get(key);
+    assert_eq!(of("pipeline.name"), Some("cards"));
+    assert_eq!(of("execution.trigger"), Some("500 ms"));
+    assert_eq!(of("batch.max-rows"), Some("1000"));
+    assert_eq!(of("table.local-time-zone"), Some("UTC"));
+    assert_eq!(of("on-error"), None);
+}
+
+#[test]
+fn a_setting_holds_for_the_queries_after_it() {
+    let queries = "SELECT card FROM payments; SET 'on-error' = 'stop'; SELECT card FROM payments";
+    let pipeline = plan(&format!("{PAYMENTS}{queries}"));
+    let set: Vec<_> = pipeline.queries.iter().map(|q| q.settings.get("on-error")).collect();
+    assert_eq!(set, [None, Some("stop")]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use datafusion::prelude::SessionContext;
 
 use super::*;
 
-async fn answer(sql: &str) -> Result<Vec<String>, String> {
+pub async fn answer(sql: &str) -> Result<Vec<String>, String> {
     let mut planner = Planner::new(Arc::new(Nothing), "/data").unwrap();
     let plan = planner.plan("q.sql", sql).map_err(|e| e.to_string())?.queries.pop().unwrap().plan;
     let context = SessionContext::new_with_state(planner.state().clone());
@@ -16,7 +16,7 @@ async fn answer(sql: &str) -> Result<Vec<String>, String> {
     Ok(rows.map(|l| l.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join(",")).collect())
 }
 
-async fn one(expr: &str) -> String {
+pub async fn one(expr: &str) -> String {
     answer(&format!("SELECT {expr} AS x")).await.unwrap_or_else(|e| panic!("{expr}: {e}")).pop().unwrap()
 }
 

@@ -163,3 +163,18 @@ fn options_and_keys_that_name_no_column_are_refused() {
     let error = try_plan("CREATE TABLE t (id INT, PRIMARY KEY (idd) NOT ENFORCED)").unwrap_err().to_string();
     assert!(error.starts_with("q.sql:1:38: there is no column 'idd'"), "{error}");
 }
+
+#[test]
+fn metadata_columns_say_what_they_hold_and_which_are_only_read() {
+    let spec = spec(
+        "CREATE TABLE t (id INT, ts TIMESTAMP(3) METADATA FROM 'timestamp', \"partition\" BIGINT METADATA VIRTUAL, \
+         WATERMARK FOR ts AS ts - INTERVAL '1' SECOND) WITH ('connector' = 'kafka')",
+    );
+    let metadata = |column: usize, key: &str| spec.schema.field(column).metadata().get(key).cloned();
+    assert_eq!(metadata(0, millstream_io::METADATA_KEY), None);
+    assert_eq!(metadata(1, millstream_io::METADATA_KEY).as_deref(), Some("timestamp"));
+    assert!(is_event_time(spec.schema.field(1)));
+    assert_eq!(metadata(1, millstream_io::VIRTUAL_KEY), None);
+    assert_eq!(metadata(2, millstream_io::METADATA_KEY).as_deref(), Some("partition"));
+    assert_eq!(metadata(2, millstream_io::VIRTUAL_KEY).as_deref(), Some("true"));
+}

@@ -1,0 +1,491 @@
+//! The forms of functions that DataFusion has under another name, or in another form.
+//!
+//! Expressions keep their spans. Where a name means something else to Flink and Spark than to DataFusion, and the
+//! difference would not be seen, the call is refused with both ways to write it.
+
+use std::mem;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
+    ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, Ident, JsonNullClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select, Spanned,
+    TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use super::clauses::IS_JSON;
+use super::json_operators::{bind, is_json_operator, nothing};
+use super::rewrite::name_fields_of_rows;
+use super::{group_window, set_operations};
+use crate::sql::diagnostic::SqlError;
+
+/// Names of Flink and Spark, and DataFusion's for the same.
+const NAMES: [(&str, &str); 27] = [
+    ("approx_count_distinct", "approx_distinct"),
+    ("array_size", "cardinality"),
+    ("ceiling", "ceil"),
+    ("char", "chr"),
+    ("endswith", "ends_with"),
+    ("every", "bool_and"),
+    ("first", "first_value"),
+    ("last", "last_value"),
+    ("lcase", "lower"),
+    ("len", "length"),
+    ("map_from_arrays", "map"),
+    ("regexp", "regexp_like"),
+    ("rlike", "regexp_like"),
+    ("sha", "sha1"),
+    ("sign", "signum"),
+    ("size", "cardinality"),
+    ("sort_array", "array_sort"),
+    ("startswith", "starts_with"),
+    ("std", "stddev_samp"),
+    ("stddev_population", "stddev_pop"),
+    ("stddev_sample", "stddev_samp"),
+    ("truncate", "trunc"),
+    ("typeof", "arrow_typeof"),
+    ("ucase", "upper"),
+    ("var_population", "var_pop"),
+    ("variance", "var_samp"),
+    ("localtime", "current_time"),
+];
+
+/// Puts a parsed query into DataFusion's forms.
+///
+/// # Errors
+/// Where a call means one thing to Flink and another to DataFusion.
+pub fn query(query: &mut Query) -> Result<(), SqlError> {
+    done(VisitMut::visit(query, &mut Forms))
+}
+
+/// Puts a parsed expression into DataFusion's forms.
+///
+/// # Errors
+/// As [`query`].
+pub fn expression(expr: &mut Expr) -> Result<(), SqlError> {
+    done(VisitMut::visit(expr, &mut Forms))
+}
+
+fn done(flow: ControlFlow<SqlError>) -> Result<(), SqlError> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Forms;
+
+impl VisitorMut for Forms {
+    type Break = SqlError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        set_operations::counted(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        group_window::into_from(select);
+        name_fields_of_rows(select);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match form(expr) {
+            Ok(Some(form)) => *expr = form,
+            Ok(None) => {}
+            Err(error) => return ControlFlow::Break(error),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
+    let span = expr.span();
+    Ok(match expr {
+        Expr::Function(function) => function_form(function)?,
+        Expr::BinaryOp { op, .. } if is_json_operator(op) => match mem::replace(expr, nothing()) {
+            Expr::BinaryOp { left, op, right } => Some(bind(left, op, right)),
+            other => Some(other),
+        },
+        Expr::RLike { negated, expr, pattern, .. } => {
+            let call = match json_kind(pattern) {
+                Some(kind) => call("is_json", span, vec![take(expr), text(&kind)]),
+                None => call("regexp_like", span, vec![take(expr), take(pattern)]),
+            };
+            Some(negated_if(*negated, call))
+        }
+        Expr::Floor { expr, field: CeilFloorKind::DateTimeField(unit) } if *unit != DateTimeField::NoDateTime => {
+            Some(call("floor_time", span, vec![text(&unit.to_string()), take(expr)]))
+        }
+        Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } if *unit != DateTimeField::NoDateTime => {
+            Some(call("ceil_time", span, vec![text(&unit.to_string()), take(expr)]))
+        }
+        Expr::Substring { substring_from: Some(from), .. } if is_negative(from) => return Err(from_the_end(span)),
+        _ => None,
+    })
+}
+
+fn take(expr: &mut Expr) -> Expr {
+    mem::replace(expr, nothing())
+}
+
+fn negated_if(negated: bool, expr: Expr) -> Expr {
+    match negated {
+        true => Expr::Nested(Box::new(Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(expr) })),
+        false => expr,
+    }
+}
+
+fn text(text: &str) -> Expr {
+    Expr::value(Value::SingleQuotedString(text.to_string()))
+}
+
+fn unnamed(expr: Expr) -> FunctionArg {
+    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
+}
+
+fn list(args: Vec<Expr>) -> FunctionArguments {
+    let args = args.into_iter().map(unnamed).collect();
+    FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] })
+}
+
+fn call(name: &str, span: Span, args: Vec<Expr>) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::with_span(span, name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: list(args),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
+}
+
+/// The kind in `x IS JSON kind`, where it is that.
+fn json_kind(expr: &Expr) -> Option<String> {
+    literal(expr)?.strip_prefix(IS_JSON).map(String::from)
+}
+
+fn literal(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_negative(expr: &Expr) -> bool {
+    matches!(expr, Expr::UnaryOp { op: UnaryOperator::Minus, .. })
+}
+
+fn from_the_end(span: Span) -> SqlError {
+    let reason = "a negative place counts from the end in Flink and Spark, and from before the beginning in DataFusion \
+                  and PostgreSQL: take the last characters with RIGHT(text, n)";
+    SqlError::new(span, reason)
+}
+
+fn function_form(function: &mut Function) -> Result<Option<Expr>, SqlError> {
+    let [part] = function.name.0.as_slice() else { return Ok(None) };
+    let Some(ident) = part.as_ident().cloned() else { return Ok(None) };
+    let name = ident.value.to_ascii_lowercase();
+    let span = ident.span;
+    if matches!(function.args, FunctionArguments::None) {
+        return Ok(match name.as_str() {
+            // A column called user: sqlparser takes the bare word for SQL's USER.
+            "user" => Some(Expr::Identifier(ident)),
+            "localtimestamp" => Some(local_timestamp(span)),
+            "localtime" => Some(call("current_time", span, vec![])),
+            _ => None,
+        });
+    }
+    if let Some((_, known)) = NAMES.iter().find(|(other, _)| *other == name) {
+        rename(function, known, span);
+        return Ok(None);
+    }
+    let Some(args) = arguments(function) else { return Ok(None) };
+    if let Some(form) = aggregate_form(function, &name, span, &args)? {
+        return Ok(form);
+    }
+    scalar_form(function, &name, span, args)
+}
+
+fn rename(function: &mut Function, name: &str, span: Span) {
+    function.name = ObjectName::from(vec![Ident::with_span(span, name)]);
+}
+
+/// The arguments, where each is an expression.
+fn arguments(function: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    list.args.iter().map(argument).collect()
+}
+
+fn argument(arg: &FunctionArg) -> Option<Expr> {
+    match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    }
+}
+
+fn local_timestamp(span: Span) -> Expr {
+    cast(call("now", span, vec![]), DataType::Timestamp(Some(3), TimezoneInfo::None))
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+/// Forms of scalar functions.
+fn scalar_form(function: &Function, name: &str, span: Span, args: Vec<Expr>) -> Result<Option<Expr>, SqlError> {
+    let given = args.clone();
+    Ok(match (name, given.as_slice()) {
+        ("if", [condition, then, otherwise]) => Some(case(None, vec![(condition, then)], Some(otherwise))),
+        ("mod", [left, right]) => Some(modulo(left, right)),
+        ("elt", [place, texts @ ..]) if !texts.is_empty() => Some(elt(place, texts)),
+        ("isnull", [value]) => Some(Expr::Nested(Box::new(Expr::IsNull(Box::new(value.clone()))))),
+        ("isnotnull", [value]) => Some(Expr::Nested(Box::new(Expr::IsNotNull(Box::new(value.clone()))))),
+        ("e", []) => Some(cast(text("2.718281828459045"), DataType::Double(ExactNumberInfo::None))),
+        ("localtimestamp", []) => Some(local_timestamp(span)),
+        ("space", [n]) => Some(call("repeat", span, vec![text(" "), n.clone()])),
+        ("unix_timestamp", []) => Some(call("unix_timestamp", span, vec![call("now", span, vec![])])),
+        ("unix_timestamp", [_, _]) => Some(call("seconds_of_pattern", span, args)),
+        // A pattern of chrono's has percent signs, and one of Java's has none.
+        ("to_timestamp", [_, pattern]) if literal(pattern).is_some_and(|p| !p.contains('%')) => {
+            Some(call("timestamp_of_pattern", span, args))
+        }
+        ("to_date", [_, pattern]) if literal(pattern).is_some_and(|p| !p.contains('%')) => {
+            Some(call("date_of_pattern", span, args))
+        }
+        ("timestampdiff" | "timestampadd", [Expr::Identifier(unit), rest @ ..]) => {
+            let args = std::iter::once(text(&unit.value)).chain(rest.iter().cloned());
+            Some(call(name, span, args.collect()))
+        }
+        ("datediff" | "date_diff", [_, _, _]) => {
+            let reason = "a difference by a unit counts whole units in Spark, and boundaries in warehouses: use \
+                          TIMESTAMPDIFF(unit, from, to), which counts whole units";
+            return Err(SqlError::new(span, reason));
+        }
+        ("date_add", [date, length @ Expr::Interval(_)]) => Some(plus(date, BinaryOperator::Plus, length)),
+        ("date_sub", [date, length @ Expr::Interval(_)]) => Some(plus(date, BinaryOperator::Minus, length)),
+        ("log", [_]) => {
+            let reason = "LOG of one argument is to the base e in Flink and Spark, and to the base 10 in DataFusion and \
+                          PostgreSQL: write LN(x) or LOG10(x)";
+            return Err(SqlError::new(span, reason));
+        }
+        ("regexp_replace", [_, _, _]) => {
+            let reason = "REGEXP_REPLACE of three arguments replaces every match in Flink and Spark, and the first in \
+                          DataFusion and PostgreSQL: add 'g' as the fourth for every match, or 'c' for the first";
+            return Err(SqlError::new(span, reason));
+        }
+        ("substr" | "substring", [_, from, ..]) if is_negative(from) => return Err(from_the_end(span)),
+        ("sha2", [value, bits]) => match bits.to_string().as_str() {
+            "0" | "256" => Some(sha(value, "sha256", span)),
+            "224" | "384" | "512" => Some(sha(value, &format!("sha{bits}"), span)),
+            _ => return Err(SqlError::new(span, "SHA2 takes the number of bits as a constant: 224, 256, 384 or 512")),
+        },
+        ("sha224" | "sha256" | "sha384" | "sha512", [value]) => Some(sha(value, name, span)),
+        ("encode", [value, format]) => encode(value, format, span, args),
+        ("decode", [_, format]) => {
+            literal(format).filter(|f| !is_encoding(f)).map(|_| call("decode_charset", span, args))
+        }
+        ("to_base64" | "base64", [value]) => Some(call("encode", span, vec![value.clone(), text("base64pad")])),
+        ("unbase64", [value]) => Some(call("decode", span, vec![value.clone(), text("base64")])),
+        ("from_base64", [value]) => {
+            Some(cast(call("decode", span, vec![value.clone(), text("base64")]), DataType::Varchar(None)))
+        }
+        ("json_object", args) => Some(json_object(function, span, args)?),
+        ("json_array", args) => Some(json_array(function, span, args)),
+        ("map_of", args) if args.len().is_multiple_of(2) => {
+            let every_other = |from| args.iter().skip(from).step_by(2).cloned().collect();
+            let array = |elem| Expr::Array(Array { elem, named: true });
+            Some(call("map", span, vec![array(every_other(0)), array(every_other(1))]))
+        }
+        ("map_of", _) => return Err(SqlError::new(span, "MAP[..] takes a value for each key: MAP['a', 1, 'b', 2]")),
+        _ => None,
+    })
+}
+
+fn modulo(left: &Expr, right: &Expr) -> Expr {
+    // Each side keeps its parentheses: MOD(a + b, c) is no a + b % c.
+    let nested = |side: &Expr| Expr::Nested(Box::new(side.clone()));
+    plus(&nested(left), BinaryOperator::Modulo, &nested(right))
+}
+
+fn plus(left: &Expr, op: BinaryOperator, right: &Expr) -> Expr {
+    let (left, right) = (Box::new(left.clone()), Box::new(right.clone()));
+    Expr::Nested(Box::new(Expr::BinaryOp { left, op, right }))
+}
+
+/// IF is CASE, so that only the branch that is taken is computed.
+fn case(operand: Option<&Expr>, branches: Vec<(&Expr, &Expr)>, otherwise: Option<&Expr>) -> Expr {
+    let branch =
+        |(condition, result): (&Expr, &Expr)| CaseWhen { condition: condition.clone(), result: result.clone() };
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: operand.map(|o| Box::new(o.clone())),
+        conditions: branches.into_iter().map(branch).collect(),
+        else_result: otherwise.map(|o| Box::new(o.clone())),
+    }
+}
+
+fn elt(place: &Expr, texts: &[Expr]) -> Expr {
+    let places: Vec<Expr> = (1..=texts.len()).map(|n| Expr::value(Value::Number(n.to_string(), false))).collect();
+    case(Some(place), places.iter().zip(texts).collect(), None)
+}
+
+/// A digest in hexadecimal digits, as Flink and Spark answer it.
+fn sha(value: &Expr, algorithm: &str, span: Span) -> Expr {
+    let digest = call("digest", span, vec![value.clone(), text(algorithm)]);
+    call("encode", span, vec![digest, text("hex")])
+}
+
+fn is_encoding(format: &str) -> bool {
+    ["hex", "base64", "base64pad"].iter().any(|f| f.eq_ignore_ascii_case(format))
+}
+
+fn encode(value: &Expr, format: &Expr, span: Span, args: Vec<Expr>) -> Option<Expr> {
+    let format = literal(format)?;
+    // SHA256(x) is hexadecimal text already.
+    if format.eq_ignore_ascii_case("hex")
+        && let Expr::Function(inner) = value
+        && inner.name.to_string() == "encode"
+        && matches!(arguments(inner)?.first(), Some(Expr::Function(f)) if f.name.to_string() == "digest")
+    {
+        return Some(value.clone());
+    }
+    (!is_encoding(format)).then(|| call("encode_charset", span, args))
+}
+
+/// Whether NULL values are left out.
+fn absent_on_null(function: &Function, otherwise: bool) -> Expr {
+    let FunctionArguments::List(list) = &function.args else { return text("null") };
+    let clause = list.clauses.iter().find_map(|clause| match clause {
+        FunctionArgumentClause::JsonNullClause(clause) => Some(*clause == JsonNullClause::AbsentOnNull),
+        _ => None,
+    });
+    text(if clause.unwrap_or(otherwise) { "absent" } else { "null" })
+}
+
+/// Whether an expression is JSON, and not text that is to be quoted.
+fn is_json(expr: &Expr) -> Expr {
+    let made = |f: &Function| {
+        ["json_object_of", "json_array_of", "json_query"].contains(&f.name.to_string().to_lowercase().as_str())
+    };
+    let arrow = |op: &BinaryOperator| *op == BinaryOperator::Arrow;
+    let json = match expr {
+        Expr::Function(function) => made(function),
+        Expr::BinaryOp { op, .. } => arrow(op),
+        Expr::Nested(inner) => matches!(inner.as_ref(), Expr::BinaryOp { op, .. } if arrow(op)),
+        _ => false,
+    };
+    Expr::value(Value::Boolean(json))
+}
+
+fn json_object(function: &Function, span: Span, args: &[Expr]) -> Result<Expr, SqlError> {
+    let mut out = vec![absent_on_null(function, false)];
+    for pair in args.chunks(2) {
+        let [key, value] = pair else {
+            let reason = "JSON_OBJECT takes a value for each key: JSON_OBJECT('a' VALUE 1, 'b' VALUE 2)";
+            return Err(SqlError::new(span, reason));
+        };
+        out.extend([key.clone(), is_json(value), value.clone()]);
+    }
+    Ok(call("json_object_of", span, out))
+}
+
+fn json_array(function: &Function, span: Span, args: &[Expr]) -> Expr {
+    let mut out = vec![absent_on_null(function, true)];
+    out.extend(args.iter().flat_map(|value| [is_json(value), value.clone()]));
+    call("json_array_of", span, out)
+}
+
+/// Forms of aggregate functions: what the call becomes, or that it was changed in its place.
+fn aggregate_form(
+    function: &mut Function,
+    name: &str,
+    span: Span,
+    args: &[Expr],
+) -> Result<Option<Option<Expr>>, SqlError> {
+    match (name, args) {
+        ("listagg", [value, separator @ ..]) if separator.len() < 2 => {
+            let separator = separator.first().cloned().unwrap_or_else(|| text(","));
+            let order = mem::take(&mut function.within_group);
+            set(function, "string_agg", span, vec![value.clone(), separator], order);
+        }
+        ("collect_list", [value]) => {
+            set(function, "array_agg", span, args.to_vec(), vec![]);
+            only_where(function, Expr::IsNotNull(Box::new(value.clone())));
+        }
+        ("collect_set", [value]) => {
+            set(function, "array_agg", span, args.to_vec(), vec![order_by(value, true)]);
+            only_where(function, Expr::IsNotNull(Box::new(value.clone())));
+            if let FunctionArguments::List(list) = &mut function.args {
+                list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
+            }
+        }
+        ("count_if" | "countif", [condition]) => {
+            set(function, "count", span, vec![], vec![]);
+            function.args = FunctionArguments::List(FunctionArgumentList {
+                duplicate_treatment: None,
+                args: vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)],
+                clauses: vec![],
+            });
+            only_where(function, condition.clone());
+        }
+        ("max_by" | "min_by", [value, by]) => {
+            let order = vec![order_by(by, name == "min_by")];
+            set(function, "first_value", span, vec![value.clone()], order);
+            only_where(function, Expr::IsNotNull(Box::new(by.clone())));
+        }
+        ("percentile" | "percentile_approx" | "approx_percentile", [value, share]) => {
+            let known = if name == "percentile" { "percentile_cont" } else { "approx_percentile_cont" };
+            let order = order_by(value, true);
+            set(function, known, span, vec![share.clone()], vec![]);
+            function.within_group = vec![order];
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(None))
+}
+
+fn set(function: &mut Function, name: &str, span: Span, args: Vec<Expr>, order: Vec<OrderByExpr>) {
+    rename(function, name, span);
+    let clauses = match &mut function.args {
+        FunctionArguments::List(list) => mem::take(&mut list.clauses),
+        _ => vec![],
+    };
+    let treatment = match &function.args {
+        FunctionArguments::List(list) => list.duplicate_treatment,
+        _ => None,
+    };
+    function.args = list(args);
+    if let FunctionArguments::List(list) = &mut function.args {
+        list.duplicate_treatment = treatment;
+        list.clauses = clauses;
+        if !order.is_empty() {
+            list.clauses.push(FunctionArgumentClause::OrderBy(order));
+        }
+    }
+}
+
+fn order_by(expr: &Expr, ascending: bool) -> OrderByExpr {
+    let options = OrderByOptions { asc: Some(ascending), nulls_first: None };
+    OrderByExpr { expr: expr.clone(), options, with_fill: None }
+}
+
+/// Adds a condition to a call's FILTER.
+fn only_where(function: &mut Function, condition: Expr) {
+    let nested = |expr| Box::new(Expr::Nested(Box::new(expr)));
+    function.filter = Some(match function.filter.take() {
+        Some(filter) => {
+            let (left, right) = (nested(*filter), nested(condition));
+            Box::new(Expr::BinaryOp { left, op: BinaryOperator::And, right })
+        }
+        None => Box::new(condition),
+    });
+}
