@@ -18,15 +18,16 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::compute::{cast, concat_batches, take_arrays, take_record_batch};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use millstream_core::{Error, Result};
 
 /// The name of the last column of a changelog between operators.
-pub const WEIGHT: &str = "$weight";
+pub const WEIGHT: &str = millstream_io::format::WEIGHT;
 
 /// The name of the first column of a changelog that is shown.
 pub const OP: &str = "op";
@@ -38,9 +39,75 @@ pub fn with_weight(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
+/// The schema without the weight column at its end, where it has one.
+pub fn without_weight(schema: &SchemaRef) -> SchemaRef {
+    if !is_weighted(schema) {
+        return Arc::clone(schema);
+    }
+    let fields: Vec<_> = schema.fields().iter().take(schema.fields().len() - 1).cloned().collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// Whether rows of this schema are a changelog between operators.
 pub fn is_weighted(schema: &Schema) -> bool {
     schema.fields().last().is_some_and(|f| f.name() == WEIGHT)
+}
+
+/// The last row of each key, in the order of the rows: what a table of upserts holds after these. A row whose weight,
+/// where there is one at the end, is negative takes the row of its key away.
+///
+/// # Errors
+/// A fault of the caller, where the key is none of the columns.
+pub fn last_of_keys(rows: &RecordBatch, key: &[usize]) -> Result<RecordBatch> {
+    let weights = is_weighted(rows.schema_ref()).then(|| split(rows)).transpose()?;
+    let keys = rows.project(key)?;
+    // Zero is one key, however it is signed.
+    let one_zero = |column: &ArrayRef| -> Result<ArrayRef> {
+        if !column.data_type().is_floating() {
+            return Ok(Arc::clone(column));
+        }
+        let wide = cast(column, &DataType::Float64)?;
+        Ok(Arc::new(wide.as_primitive::<Float64Type>().unary::<_, Float64Type>(|value| value + 0.0)))
+    };
+    let keys = encode(&keys.columns().iter().map(one_zero).collect::<Result<Vec<_>>>()?)?;
+    let mut last: HashMap<&[u8], usize> = HashMap::with_capacity(rows.num_rows());
+    for row in 0..rows.num_rows() {
+        last.insert(keys.as_ref().map_or(&[][..], |keys| keys.row(row).data()), row);
+    }
+    let comes = |row: &usize| weights.as_ref().is_none_or(|(_, weights)| weights.value(*row) > 0);
+    let mut last: Vec<u32> = last.into_values().filter(comes).map(row_number).collect::<Result<_>>()?;
+    last.sort_unstable();
+    Ok(take_record_batch(rows, &UInt32Array::from(last))?)
+}
+
+/// The rows of a changelog that are there in the end, each as often as it is.
+///
+/// # Errors
+/// [`millstream_core::ErrorKind::Input`] where a row was taken away more often than it came.
+pub fn net_rows(batches: &[RecordBatch], schema: &SchemaRef) -> Result<RecordBatch> {
+    let changes = concat_batches(schema, &consolidate(batches, schema)?)?;
+    let (values, weights) = split(&changes)?;
+    let mut taken = vec![];
+    for (row, weight) in weights.values().iter().enumerate() {
+        let Ok(times) = usize::try_from(*weight) else {
+            let shown = values
+                .columns()
+                .iter()
+                .map(|c| array_value_to_string(c, row))
+                .collect::<std::result::Result<Vec<_>, _>>()?;
+            return Err(Error::input(format!(
+                "the row ({}) was taken away {} more often than it came: the changelog is not whole, or the old rows in it \
+                 are not; begin it with a snapshot, or declare the table's PRIMARY KEY",
+                shown.join(", "),
+                match weight.unsigned_abs() {
+                    1 => "once".to_string(),
+                    times => format!("{times} times"),
+                }
+            )));
+        };
+        taken.extend(std::iter::repeat_n(row_number(row)?, times));
+    }
+    Ok(take_record_batch(&changes, &UInt32Array::from(taken))?)
 }
 
 /// One row for each row that is left when all weights of equal rows are added; none where they cancel out.
@@ -77,9 +144,9 @@ pub fn consolidate(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Vec<Re
     if sums.is_empty() {
         return Ok(vec![]);
     }
-    let taken = take_record_batch(&values, &UInt32Array::from_iter_values(sums.iter().map(|(row, _)| *row)))?;
+    let rows = UInt32Array::from_iter_values(sums.iter().map(|(row, _)| *row));
     let weights = Int64Array::from_iter_values(sums.iter().map(|(_, weight)| *weight));
-    let mut columns = taken.columns().to_vec();
+    let mut columns = take_arrays(values.columns(), &rows, None)?;
     columns.push(Arc::new(weights));
     Ok(vec![RecordBatch::try_new(Arc::clone(schema), columns)?])
 }

@@ -7,6 +7,8 @@
 //! The functions here are pure; near the ends of the `i64` range they saturate instead of wrapping. What a
 //! window means must be read from here and from [`WindowColumn`], never guessed from an expression.
 
+mod dedup;
+mod session;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,8 @@ use std::fmt;
 use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+pub use dedup::Dedup;
+pub use session::SessionTable;
 pub use table::{
     EPOCH_KEY, EVENT_TIME_KEY, WATERMARK_KEY, WINDOW_KEY, WindowColumn, WindowPart, WindowTable, is_event_time,
     micros_from, micros_to, watermark_delay, with_watermark,
@@ -43,6 +47,12 @@ pub enum WindowKind {
         step_us: i64,
         /// The length of the longest window.
         size_us: i64,
+    },
+    /// Rows that follow each other by at most a gap. Which windows there are depends on the rows: the arithmetic
+    /// here is that of a row alone, whose window is one gap long; sessions grow by [`SessionTable`].
+    Session {
+        /// The gap that ends a session.
+        gap_us: i64,
     },
 }
 
@@ -106,6 +116,7 @@ impl WindowSpec {
                     )));
                 }
             }
+            WindowKind::Session { gap_us } => positive("gap", gap_us)?,
             WindowKind::Cumulate { step_us, size_us } => {
                 positive("step", step_us)?;
                 positive("maximal size", size_us)?;
@@ -128,6 +139,7 @@ impl WindowSpec {
             WindowKind::Tumble { size_us } | WindowKind::Hop { size_us, .. } | WindowKind::Cumulate { size_us, .. } => {
                 size_us
             }
+            WindowKind::Session { gap_us } => gap_us,
         }
     }
 
@@ -137,6 +149,7 @@ impl WindowSpec {
             WindowKind::Tumble { size_us } => size_us,
             WindowKind::Hop { slide_us, size_us } => gcd(slide_us, size_us),
             WindowKind::Cumulate { step_us, .. } => step_us,
+            WindowKind::Session { .. } => 1,
         }
     }
 
@@ -152,6 +165,7 @@ impl WindowSpec {
             WindowKind::Tumble { size_us } => (size_us, Some(size_us), 0),
             WindowKind::Hop { slide_us, size_us } => (slide_us, Some(size_us), 0),
             WindowKind::Cumulate { step_us, size_us } => (step_us, None, self.floor(ts_us, size_us)),
+            WindowKind::Session { gap_us } => (gap_us, Some(gap_us), 0),
         };
         let count = last.saturating_sub(first) / stride.max(1) + 1;
         (0..count).map(move |n| {
@@ -175,6 +189,7 @@ impl WindowSpec {
                 before.saturating_add(slide_us).saturating_add(size_us)
             }
             WindowKind::Cumulate { step_us, .. } => self.floor(ts_us, step_us).saturating_add(step_us),
+            WindowKind::Session { gap_us } => ts_us.saturating_add(gap_us),
         }
     }
 
@@ -186,6 +201,7 @@ impl WindowSpec {
                 self.floor(ts_us, size_us).saturating_add(size_us)
             }
             WindowKind::Hop { slide_us, size_us } => self.floor(ts_us, slide_us).saturating_add(size_us),
+            WindowKind::Session { gap_us } => ts_us.saturating_add(gap_us),
         }
     }
 
@@ -216,6 +232,7 @@ impl fmt::Display for WindowSpec {
             WindowKind::Cumulate { step_us, size_us } => {
                 write!(f, "CUMULATE(step {}, size {}", Length(step_us), Length(size_us))?;
             }
+            WindowKind::Session { gap_us } => write!(f, "SESSION(gap {}", Length(gap_us))?,
         }
         if self.offset_us != 0 {
             write!(f, ", offset {}", Length(self.offset_us))?;

@@ -45,6 +45,8 @@ pub struct KeyedAggregateExec {
 struct Plan {
     groups: Vec<Arc<dyn PhysicalExpr>>,
     keys: SchemaRef,
+    /// Keys of groups that are there without a row.
+    standing: Vec<ArrayRef>,
     aggregates: Arc<Aggregates>,
     /// With the weight.
     output: SchemaRef,
@@ -75,8 +77,17 @@ impl KeyedAggregateExec {
             return internal_err!("the answer of an aggregate does not have the types of {output}");
         }
         let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { groups, keys, aggregates, output });
+        let plan = Arc::new(Plan { groups, keys, standing: vec![], aggregates, output });
         Ok(Self { name: name.into(), input, plan, state, properties })
+    }
+
+    /// With groups that are there without a row, as those of an empty grouping set: a column for each group
+    /// expression.
+    pub fn with_standing(mut self, standing: Vec<ArrayRef>) -> Self {
+        let plan = &self.plan;
+        let (groups, keys, aggregates) = (plan.groups.clone(), Arc::clone(&plan.keys), Arc::clone(&plan.aggregates));
+        self.plan = Arc::new(Plan { groups, keys, standing, aggregates, output: Arc::clone(&plan.output) });
+        self
     }
 
     /// The state's name within the query.
@@ -135,6 +146,9 @@ impl ExecutionPlan for KeyedAggregateExec {
 impl Plan {
     fn run(&self, state: &mut KeyedState, batches: &[RecordBatch]) -> DfResult<Vec<RecordBatch>> {
         let mut grouping = Grouping::try_new(&self.keys)?;
+        if let Some(keys) = self.standing.first() {
+            grouping.intern(&self.standing, keys.len())?;
+        }
         let mut portions = Vec::with_capacity(batches.len());
         for batch in batches.iter().filter(|b| b.num_rows() > 0) {
             let groups = grouping.intern(&evaluate_all(&self.groups, batch)?, batch.num_rows())?;

@@ -52,6 +52,21 @@ impl Changed {
         Ok(Self { places, gone: BooleanArray::from(gone), come: BooleanArray::from(come) })
     }
 
+    /// The same, where only these groups are still there: the others have no new row, whatever is known of it.
+    pub fn without(mut self, there: &BooleanArray) -> Self {
+        let gone = self.gone.values().iter().zip(self.places.values());
+        let gone = gone.map(|(gone, place)| gone || !there.value(*place as usize)).collect::<Vec<_>>();
+        self.gone = BooleanArray::from(gone);
+        let come = self.come.values().iter().zip(there.values()).map(|(come, there)| come && there);
+        self.come = BooleanArray::from(come.collect::<Vec<_>>());
+        self
+    }
+
+    /// Which of the new rows come.
+    pub fn come(&self) -> &BooleanArray {
+        &self.come
+    }
+
     /// Out of the old rows and the new ones, those that go and come.
     pub fn rows(&self, old: &RecordBatch, new: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
         let changes = [filter_record_batch(old, &self.gone)?, filter_record_batch(new, &self.come)?];

@@ -12,14 +12,30 @@ mod accumulate;
 mod aggregate;
 mod changes;
 mod context;
+mod dedup;
 mod distinct;
 mod event_time;
 mod expand;
+mod expand_sets;
 mod grouping;
+mod join;
+mod limit;
 mod node;
+mod once;
+mod ordered;
+mod over;
+mod rank;
+mod ranking;
+mod retract;
 mod scan;
 mod sequential;
+mod session;
+mod session_table;
+mod set_op;
 mod sorted;
+mod top_n;
+mod upsert;
+mod waiting;
 mod window;
 
 use std::sync::{Arc, Mutex};
@@ -30,9 +46,24 @@ use millstream_state::OperatorState;
 pub use accumulate::Aggregate;
 pub use aggregate::KeyedAggregateExec;
 pub use context::BatchContext;
+pub use dedup::DedupExec;
 pub use expand::WindowTableExec;
+pub use expand_sets::GroupingSetsExec;
+pub use join::{Expiry, Interval, Join, JoinExec, WindowJoinExec};
+pub use limit::LimitExec;
+pub use once::OnceExec;
+pub use ordered::Head;
+pub use over::{Keep, Over, OverExec, OverFunction};
+pub use rank::RankKind;
+pub use ranking::{Ranking, RankingExec};
+pub use retract::{RetractAggregate, RetractAggregateExec};
 pub use scan::ScanExec;
 pub use sequential::{SequentialExec, sequential};
+pub use session::{SessionExec, Sessions};
+pub use session_table::SessionTableExec;
+pub use set_op::{SetOp, SetOpExec};
+pub use top_n::{TopN, TopNExec};
+pub use upsert::UpsertExec;
 pub use window::{EmitMode, GroupColumn, WindowAggregate, WindowAggregateExec};
 
 /// The states of all operators of a plan, with their names, from the inputs up.
@@ -40,7 +71,31 @@ pub fn states(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, Arc<Mutex<dyn Opera
     let mut found: Vec<_> = plan.children().into_iter().flat_map(states).collect();
     if let Some(node) = plan.downcast_ref::<KeyedAggregateExec>() {
         found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<RetractAggregateExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<SessionExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<SetOpExec>() {
+        found.push((node.state_name().to_string(), node.state()));
     } else if let Some(node) = plan.downcast_ref::<WindowAggregateExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<JoinExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<WindowJoinExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<OnceExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<OverExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<RankingExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<TopNExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<DedupExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<UpsertExec>() {
+        found.push((node.state_name().to_string(), node.state()));
+    } else if let Some(node) = plan.downcast_ref::<LimitExec>() {
         found.push((node.state_name().to_string(), node.state()));
     }
     found

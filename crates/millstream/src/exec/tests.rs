@@ -3,6 +3,10 @@
 
 mod functions;
 mod harness;
+mod joins;
 mod keyed;
 mod nodes;
+mod rankings;
+mod retract;
+mod sessions;
 mod windows;

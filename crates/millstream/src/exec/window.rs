@@ -24,6 +24,7 @@ use datafusion::physical_expr::{Distribution, PhysicalExpr};
 use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
 use futures::TryStreamExt;
+use millstream_core::watermark::END_OF_TIME;
 use millstream_state::OperatorState;
 
 use self::cells::{Cells, CellsBuilder, Layout};
@@ -73,6 +74,8 @@ pub struct WindowAggregate {
     pub columns: Vec<GroupColumn>,
     /// The aggregates, over the input.
     pub aggregates: Vec<Aggregate>,
+    /// How far rows can be behind the frontier when they come: windows close so much later. In microseconds.
+    pub lag_us: i64,
     /// When it answers.
     pub emit: EmitMode,
 }
@@ -96,6 +99,7 @@ struct Plan {
     columns: Vec<GroupColumn>,
     aggregates: Arc<Aggregates>,
     emit: EmitMode,
+    lag_us: i64,
     layout: Layout,
     keys: SchemaRef,
     /// With the weight, where it is a changelog.
@@ -117,7 +121,7 @@ impl WindowAggregateExec {
         query: WindowAggregate,
         output: &Schema,
     ) -> DfResult<Self> {
-        let WindowAggregate { spec, time, keys: groups, columns, aggregates, emit } = query;
+        let WindowAggregate { spec, time, keys: groups, columns, aggregates, emit, lag_us } = query;
         let schema = input.schema();
         let aggregates = Arc::new(Aggregates::try_new(&aggregates, &schema)?);
         let keys = key_schema(&groups, &columns, &schema, output)?;
@@ -133,7 +137,7 @@ impl WindowAggregateExec {
             EmitMode::Changes => changelog::with_weight(output),
         };
         let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { spec, time, groups, columns, aggregates, emit, layout, keys, output });
+        let plan = Arc::new(Plan { spec, time, groups, columns, aggregates, emit, lag_us, layout, keys, output });
         Ok(Self { name: name.into(), input, plan, state, properties })
     }
 
@@ -174,6 +178,11 @@ impl DisplayAs for WindowAggregateExec {
     }
 }
 
+/// The frontier as it is for rows that come so much later. At the end of time no row comes.
+pub(super) fn behind(frontier: i64, lag_us: i64) -> i64 {
+    if frontier == END_OF_TIME { frontier } else { frontier.saturating_sub(lag_us) }
+}
+
 impl ExecutionPlan for WindowAggregateExec {
     unary_node!("WindowAggregateExec");
 
@@ -181,7 +190,7 @@ impl ExecutionPlan for WindowAggregateExec {
         if partition != 0 {
             return internal_err!("WindowAggregateExec has one partition, {partition} was asked for");
         }
-        let frontier = BatchContext::of(&context)?.frontier;
+        let frontier = BatchContext::of(&context)?.frontier.map(|f| behind(f, self.plan.lag_us));
         let input = self.input.execute(0, context)?;
         let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
         Ok(node::answer(Arc::clone(&self.plan.output), async move {

@@ -113,22 +113,10 @@ impl WindowTable {
         if !is_event_time(field) {
             return plan_err!("the column '{}' is no event time: declare WATERMARK FOR it", time.name);
         }
-        let (data_type, origin) = (field.data_type().clone(), origin(field, &time));
+        let added = added_columns(field, &time, input.schema(), spec)?;
         let mut fields: Vec<(Option<TableReference>, FieldRef)> =
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
-        for (name, part) in Self::COLUMNS {
-            if input.schema().fields().iter().any(|f| f.name() == name) {
-                return plan_err!("the table has a column '{name}' already: give it another name (AS ..)");
-            }
-            let facts = WindowColumn { spec, part, time: origin.clone() };
-            let facts =
-                serde_json::to_string(&facts).map_err(|e| datafusion::error::DataFusionError::External(e.into()))?;
-            let mut metadata = std::collections::HashMap::from([(WINDOW_KEY.to_string(), facts)]);
-            if part == WindowPart::Time {
-                metadata.insert(EVENT_TIME_KEY.to_string(), "true".to_string());
-            }
-            fields.push((None, Arc::new(Field::new(name, data_type.clone(), false).with_metadata(metadata))));
-        }
+        fields.extend(added.into_iter().map(|field| (None, field)));
         let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
         Ok(Self { input, time, spec, schema: Arc::new(schema) })
     }
@@ -140,6 +128,29 @@ impl WindowTable {
     pub fn time_index(&self) -> Result<usize> {
         self.input.schema().index_of_column(&self.time)
     }
+}
+
+/// The three columns of a window, over a time column of the input.
+///
+/// # Errors
+/// Where the input has columns of these names already.
+pub fn added_columns(field: &Field, time: &Column, input: &DFSchema, spec: WindowSpec) -> Result<Vec<FieldRef>> {
+    let (data_type, origin) = (field.data_type().clone(), origin(field, time));
+    let mut fields = vec![];
+    for (name, part) in WindowTable::COLUMNS {
+        if input.fields().iter().any(|f| f.name() == name) {
+            return plan_err!("the table has a column '{name}' already: give it another name (AS ..)");
+        }
+        let facts = WindowColumn { spec, part, time: origin.clone() };
+        let facts =
+            serde_json::to_string(&facts).map_err(|e| datafusion::error::DataFusionError::External(e.into()))?;
+        let mut metadata = std::collections::HashMap::from([(WINDOW_KEY.to_string(), facts)]);
+        if part == WindowPart::Time {
+            metadata.insert(EVENT_TIME_KEY.to_string(), "true".to_string());
+        }
+        fields.push(Arc::new(Field::new(name, data_type.clone(), false).with_metadata(metadata)));
+    }
+    Ok(fields)
 }
 
 fn origin(field: &Field, time: &Column) -> String {

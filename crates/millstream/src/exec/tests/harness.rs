@@ -191,6 +191,24 @@ pub async fn query(sql: &str) -> datafusion::common::Result<Query> {
     })
 }
 
+/// The window functions of a query over the columns of [`schema`], from the first node that has any.
+pub async fn window_expressions(sql: &str) -> Vec<Arc<dyn datafusion::physical_expr::window::WindowExpr>> {
+    let context = PLANNER.with(|context| with_table(context, vec![]));
+    let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+    fn all(plan: &Arc<dyn ExecutionPlan>, found: &mut Vec<Arc<dyn datafusion::physical_expr::window::WindowExpr>>) {
+        if let Some(node) = plan.downcast_ref::<datafusion::physical_plan::windows::WindowAggExec>() {
+            found.extend(node.window_expr().iter().cloned());
+        }
+        if let Some(node) = plan.downcast_ref::<datafusion::physical_plan::windows::BoundedWindowAggExec>() {
+            found.extend(node.window_expr().iter().cloned());
+        }
+        plan.children().into_iter().for_each(|child| all(child, found));
+    }
+    let mut found = vec![];
+    all(&plan, &mut found);
+    found
+}
+
 fn deepest(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<dyn ExecutionPlan>> {
     let below = plan.children().into_iter().find_map(deepest);
     below.or_else(|| plan.is::<AggregateExec>().then_some(plan))
@@ -242,6 +260,21 @@ impl Stream {
         let batch = BatchContext { batch: BatchId(self.batch + 1), time_us: 0, frontier, inputs: vec![inputs] };
         let plan = reset_plan_states(Arc::clone(&self.plan)).unwrap();
         collect(plan, batch.task_context(&self.base)).await.unwrap()
+    }
+
+    /// As [`Stream::run`], where the batch may fail.
+    pub async fn try_run(&mut self, inputs: Vec<RecordBatch>) -> datafusion::common::Result<Vec<RecordBatch>> {
+        self.try_run_at(inputs, None).await
+    }
+
+    /// As [`Stream::try_run`], with a frontier.
+    pub async fn try_run_at(
+        &mut self,
+        inputs: Vec<RecordBatch>,
+        frontier: Option<i64>,
+    ) -> datafusion::common::Result<Vec<RecordBatch>> {
+        let batch = BatchContext { batch: BatchId(self.batch + 1), time_us: 0, frontier, inputs: vec![inputs] };
+        collect(reset_plan_states(Arc::clone(&self.plan))?, batch.task_context(&self.base)).await
     }
 
     pub fn install(&mut self) {

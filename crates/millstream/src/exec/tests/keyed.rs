@@ -39,7 +39,7 @@ pub async fn check(sql: &str, keys: usize, tolerance: Tolerance, seed: u64, n: u
 }
 
 /// The rows of an answer, each of which must be there once.
-fn without_weight(batch: &RecordBatch) -> RecordBatch {
+pub fn without_weight(batch: &RecordBatch) -> RecordBatch {
     let (weight, rest) = batch.columns().split_last().unwrap();
     let weight: &Int64Array = weight.as_any().downcast_ref().unwrap();
     assert!(weight.values().iter().all(|w| *w == 1), "the changes do not add up to rows: {batch:?}");

@@ -29,7 +29,8 @@ async fn stream(sql: &str, spec: WindowSpec, emit: EmitMode) -> datafusion::comm
     let mut columns = vec![GroupColumn::Start, GroupColumn::End];
     columns.extend((0..keys.len()).map(GroupColumn::Key));
     let time = schema().index_of("ts").unwrap();
-    let aggregate = WindowAggregate { spec, time, keys, columns, aggregates: query.aggregates.clone(), emit };
+    let aggregate =
+        WindowAggregate { spec, time, keys, columns, aggregates: query.aggregates.clone(), emit, lag_us: 0 };
     Ok(Stream::new(move || {
         let scan = Arc::new(ScanExec::new(0, schema()));
         Arc::new(WindowAggregateExec::try_new("t", scan, aggregate.clone(), &query.output).unwrap())
@@ -67,6 +68,7 @@ fn expanded(rows: &RecordBatch, spec: &WindowSpec) -> RecordBatch {
                 let start = from(size_us) * size_us + spec.offset_us;
                 (1..=size_us / step_us).for_each(|n| push(start, start + n * step_us));
             }
+            WindowKind::Session { .. } => panic!("sessions are not made of panes"),
         }
     }
     let taken = take_record_batch(rows, &UInt32Array::from(index)).unwrap();

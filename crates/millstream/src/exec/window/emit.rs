@@ -244,6 +244,7 @@ fn stage(state: &mut WindowState, slot: i64, cells: &Cells, after: &[ArrayRef], 
 fn start_of(spec: &WindowSpec, end: i64) -> i64 {
     match spec.kind {
         WindowKind::Tumble { size_us } | WindowKind::Hop { size_us, .. } => end.saturating_sub(size_us),
+        WindowKind::Session { gap_us } => end.saturating_sub(gap_us),
         WindowKind::Cumulate { .. } => spec.windows_of(end.saturating_sub(1)).next().map_or(end, |(start, _)| start),
     }
 }
@@ -254,6 +255,7 @@ fn ends_between(spec: &WindowSpec, pane: i64, closed: Option<i64>, frontier: i64
         WindowKind::Tumble { size_us } => size_us,
         WindowKind::Hop { slide_us, .. } => slide_us,
         WindowKind::Cumulate { step_us, .. } => step_us,
+        WindowKind::Session { gap_us } => gap_us,
     };
     let (first, last) = (spec.first_end(pane), spec.last_end(pane).min(frontier));
     let past = closed.filter(|c| *c >= first).map_or(0, |c| (c.saturating_sub(first)) / stride + 1);

@@ -1,0 +1,237 @@
+//! Rows in order, with how often each is there: they come, and they go by what they hold.
+//!
+//! ```text
+//! rows     $id -> the row as bytes, how often it is there     a table of state: what a checkpoint holds
+//! order    partition, ORDER BY, the row -> $id, count         in memory: rebuilt from the bytes after a restore
+//! ```
+//!
+//! The bytes compare as the rows do, so that the first rows of a partition are found without a look at the
+//! others. Rows that tie in ORDER BY stand in the order of their columns.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type, UInt64Type};
+use datafusion::common::{Result as DfResult, exec_err};
+use millstream_core::Error;
+use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
+
+use super::changes::state_error;
+use super::rank::{Counter, RankKind};
+
+const ROWS: &str = "rows";
+const NEXT: &str = "next";
+
+/// What an entry costs in memory beside its bytes: the counted box, and its share of the tree.
+const ENTRY_BYTES: usize = 80;
+
+/// A row as bytes: its partition, what it is ordered by, and the row itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// All of them.
+    pub bytes: Arc<[u8]>,
+    /// Where the row begins.
+    pub row: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    id: u64,
+    count: i64,
+    row: u32,
+}
+
+/// Rows in order.
+#[derive(Debug)]
+pub struct OrderedRows {
+    order: BTreeMap<Arc<[u8]>, Entry>,
+    table: KeyedTable,
+    bytes: usize,
+    /// The id of the next new row: installed and staged.
+    next: [u64; 2],
+    /// What the batch changed, as it was before.
+    journal: Vec<(Arc<[u8]>, Option<Entry>)>,
+}
+
+/// The first rows of a partition: to the end, or to a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// How rows are counted.
+    pub kind: RankKind,
+    /// The last rank.
+    pub limit: u64,
+}
+
+impl OrderedRows {
+    /// No rows.
+    pub fn try_new() -> DfResult<Self> {
+        let keys = Schema::new(vec![Field::new("$id", DataType::UInt64, false)]);
+        let values = Schema::new(vec![
+            Field::new("$bytes", DataType::Binary, false),
+            Field::new("$count", DataType::Int64, false),
+            Field::new("$row", DataType::UInt32, false),
+        ]);
+        let table = KeyedTable::new(Arc::new(keys), Arc::new(values)).map_err(state_error)?;
+        Ok(Self { order: BTreeMap::new(), table, bytes: 0, next: [0, 0], journal: vec![] })
+    }
+
+    /// The first rows of a partition, each as often as it is there.
+    pub fn head(&self, partition: &[u8], head: Option<Head>) -> Vec<Key> {
+        let mut rows: Vec<Key> = vec![];
+        let mut counter = Counter::default();
+        let range = (Bound::Included(partition), Bound::Unbounded);
+        for (bytes, entry) in self.order.range::<[u8], _>(range) {
+            if !bytes.starts_with(partition) {
+                break;
+            }
+            for _ in 0..entry.count {
+                let ties = rows.last().is_some_and(|last| last.order() == bytes.get(..entry.row as usize));
+                counter.count(ties);
+                if head.is_some_and(|h| counter.rank(h.kind) > h.limit) {
+                    return rows;
+                }
+                rows.push(Key { bytes: Arc::clone(bytes), row: entry.row });
+            }
+        }
+        rows
+    }
+
+    /// Stages changes: how often each of these rows comes (or goes, below zero). Each is named once.
+    ///
+    /// # Errors
+    /// Where a row goes that is not there.
+    pub fn change(&mut self, changes: impl Iterator<Item = (Key, i64)>) -> DfResult<()> {
+        let mut put: Vec<(Arc<[u8]>, Entry)> = vec![];
+        let mut removed: Vec<u64> = vec![];
+        for (key, delta) in changes.filter(|(_, delta)| *delta != 0) {
+            let before = self.order.get(&key.bytes).copied();
+            let count = before.map_or(0, |e| e.count) + delta;
+            if count < 0 {
+                return exec_err!(
+                    "a row was taken back that had not come: two inputs of one changelog disagree on its rows"
+                );
+            }
+            self.journal.push((Arc::clone(&key.bytes), before));
+            match before {
+                Some(entry) if count == 0 => {
+                    self.order.remove(&key.bytes);
+                    self.bytes -= key.bytes.len();
+                    removed.push(entry.id);
+                }
+                before => {
+                    let id = before.map_or(self.next[1], |e| e.id);
+                    if before.is_none() {
+                        self.next[1] += 1;
+                        self.bytes += key.bytes.len();
+                    }
+                    let entry = Entry { id, count, row: key.row };
+                    put.push((Arc::clone(&key.bytes), entry));
+                    self.order.insert(key.bytes, entry);
+                }
+            }
+        }
+        if !removed.is_empty() {
+            let count = removed.len();
+            let ids: [ArrayRef; 1] = [Arc::new(UInt64Array::from(removed))];
+            self.table.remove(&ids, count).map_err(state_error)?;
+        }
+        if !put.is_empty() {
+            let ids: [ArrayRef; 1] = [Arc::new(UInt64Array::from_iter_values(put.iter().map(|(_, e)| e.id)))];
+            let values: [ArrayRef; 3] = [
+                Arc::new(BinaryArray::from_iter_values(put.iter().map(|(bytes, _)| bytes.as_ref()))),
+                Arc::new(Int64Array::from_iter_values(put.iter().map(|(_, e)| e.count))),
+                Arc::new(UInt32Array::from_iter_values(put.iter().map(|(_, e)| e.row))),
+            ];
+            self.table.put(&ids, &values, put.len()).map_err(state_error)?;
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self) -> millstream_core::Result<()> {
+        self.order.clear();
+        self.journal.clear();
+        self.bytes = 0;
+        for batch in self.table.scan() {
+            let batch = batch?;
+            let column = |c: usize| batch.columns().get(c);
+            let ids = column(0).and_then(|c| c.as_primitive_opt::<UInt64Type>());
+            let bytes = column(1).and_then(|c| c.as_binary_opt::<i32>());
+            let counts = column(2).and_then(|c| c.as_primitive_opt::<Int64Type>());
+            let rows = column(3).and_then(|c| c.as_primitive_opt::<UInt32Type>());
+            let (Some(ids), Some(bytes), Some(counts), Some(rows)) = (ids, bytes, counts, rows) else {
+                return Err(Error::corrupt("the rows of a ranking have other columns than they were stored with"));
+            };
+            for (((id, bytes), count), row) in ids.values().iter().zip(bytes).zip(counts.values()).zip(rows.values()) {
+                let bytes: Arc<[u8]> = bytes.unwrap_or_default().into();
+                self.bytes += bytes.len();
+                self.order.insert(bytes, Entry { id: *id, count: *count, row: *row });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Key {
+    /// The partition and what the row is ordered by: equal where rows tie.
+    pub fn order(&self) -> Option<&[u8]> {
+        self.bytes.get(..self.row as usize)
+    }
+
+    /// The row.
+    pub fn row(&self) -> &[u8] {
+        self.bytes.get(self.row as usize..).unwrap_or_default()
+    }
+}
+
+impl OperatorState for OrderedRows {
+    fn install(&mut self) {
+        self.table.install();
+        self.next[0] = self.next[1];
+        self.journal.clear();
+    }
+
+    fn discard(&mut self) {
+        self.table.discard();
+        self.next[1] = self.next[0];
+        // What was changed twice was first what it is to be again.
+        let mut before = HashMap::new();
+        for (bytes, entry) in self.journal.drain(..).rev() {
+            before.insert(bytes, entry);
+        }
+        for (bytes, entry) in before {
+            let now = match entry {
+                Some(entry) => self.order.insert(Arc::clone(&bytes), entry),
+                None => self.order.remove(&bytes),
+            };
+            match (entry, now) {
+                (Some(_), None) => self.bytes += bytes.len(),
+                (None, Some(_)) => self.bytes -= bytes.len(),
+                _ => {}
+            }
+        }
+    }
+
+    fn changes(&mut self) -> millstream_core::Result<Changes> {
+        Ok(Changes::new().keyed(ROWS, &self.table).note(NEXT, self.next[0].to_string()))
+    }
+
+    fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
+        saved.keyed(ROWS, &mut self.table)?;
+        let next = saved.note(NEXT).and_then(|n| n.parse().ok());
+        let next = next.ok_or_else(|| Error::corrupt("the checkpoint does not number the rows of a ranking"))?;
+        self.next = [next, next];
+        self.rebuild()
+    }
+
+    fn describe(&self) -> StateInfo {
+        let mut info = TableInfo::keyed(ROWS, &self.table);
+        info.bytes += self.bytes + self.order.len() * ENTRY_BYTES;
+        StateInfo { kind: "ranking".to_string(), tables: vec![info] }
+    }
+
+    fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
+        self.table.scan().collect()
+    }
+}

@@ -1,0 +1,344 @@
+//! GROUP BY over a changelog: rows come and go, and every answer follows.
+//!
+//! A batch touches the groups of its rows and nothing else. Counts, and sums and averages of exact types, are
+//! kept as sums of weights ([`measure`]); minima and maxima are read off the group's values in their order, and
+//! every other function is computed anew from them ([`bag`]). No accumulator of DataFusion ever takes a row back.
+//!
+//! A group whose rows are all gone is gone. Without GROUP BY columns, and for an empty grouping set, there is a
+//! group from the start and it stays, as in SQL.
+//!
+//! Where the groups are those of a window, the input is the changelog of windows that are not yet closed: state is
+//! kept by the window's last instant and dropped, without a word, once the frontier has passed it.
+
+mod bag;
+mod measure;
+mod ordered;
+mod slots;
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, filter, take_arrays};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
+use futures::TryStreamExt;
+use millstream_state::OperatorState;
+
+use self::measure::{Measure, Measures};
+pub(super) use self::ordered::canonical;
+use self::slots::Slots;
+use self::state::RetractState;
+use super::BatchContext;
+use super::accumulate::{Aggregate, evaluate_all};
+use super::changes::{Changed, weighted};
+use super::event_time::micros;
+use super::grouping::Grouping;
+use super::node::{self, unary_node};
+use super::window::behind;
+use crate::changelog;
+
+/// What an aggregate over a changelog computes.
+#[derive(Clone, Debug)]
+pub struct RetractAggregate {
+    /// The group expressions, over the input.
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// The column of the input that holds the weights.
+    pub weight: usize,
+    /// The column of the input that holds the last instant of a row's window, where the groups have one.
+    pub last: Option<usize>,
+    /// How far rows can be behind the frontier when they come, in microseconds.
+    pub lag_us: i64,
+    /// Keys of groups that are there without a row: empty, or a column for each of `keys`.
+    pub standing: Vec<ArrayRef>,
+    /// The aggregates, over the input.
+    pub aggregates: Vec<Aggregate>,
+}
+
+/// `SELECT k, sum(x) .. GROUP BY k` over a changelog, as a changelog.
+#[derive(Debug)]
+pub struct RetractAggregateExec {
+    name: Arc<str>,
+    input: Arc<dyn ExecutionPlan>,
+    plan: Arc<Plan>,
+    state: Arc<Mutex<RetractState>>,
+    properties: Arc<PlanProperties>,
+}
+
+/// What does not change between batches.
+#[derive(Debug)]
+struct Plan {
+    groups: Vec<Arc<dyn PhysicalExpr>>,
+    weight: usize,
+    last: Option<usize>,
+    lag_us: i64,
+    standing: Vec<ArrayRef>,
+    keys: SchemaRef,
+    measures: Measures,
+    /// With the weight.
+    output: SchemaRef,
+}
+
+impl RetractAggregateExec {
+    /// Groups a changelog by expressions and aggregates it.
+    ///
+    /// `name` names the state within the query. `output` is the schema of the answer: a column for each group
+    /// expression, then one for each aggregate. The node's own schema adds [`changelog::WEIGHT`].
+    ///
+    /// # Errors
+    /// Where DataFusion can't build an accumulator, or the types don't fit the output.
+    pub fn try_new(
+        name: impl Into<Arc<str>>,
+        input: Arc<dyn ExecutionPlan>,
+        query: RetractAggregate,
+        output: &Schema,
+    ) -> DfResult<Self> {
+        let RetractAggregate { keys: groups, weight, last, lag_us, standing, aggregates } = query;
+        let schema = input.schema();
+        if schema.fields().get(weight).is_none_or(|f| f.name() != changelog::WEIGHT) {
+            return internal_err!("column {weight} of a changelog is its weight, not that of {schema}");
+        }
+        let keys = super::aggregate::key_schema(&groups, &schema, output.fields().iter().map(|f| f.name().as_str()))?;
+        let measures = Measures::try_new(&aggregates, &schema)?;
+        let results = keys.fields().iter().map(|f| f.data_type()).chain(measures.result_types());
+        if !results.eq(output.fields().iter().map(|f| f.data_type())) {
+            return internal_err!("the answer of an aggregate does not have the types of {output}");
+        }
+        let state = Arc::new(Mutex::new(RetractState::try_new(&keys, &measures, &schema)?));
+        let output = changelog::with_weight(output);
+        let properties = node::final_properties(Arc::clone(&output));
+        let plan = Arc::new(Plan { groups, weight, last, lag_us, standing, keys, measures, output });
+        Ok(Self { name: name.into(), input, plan, state, properties })
+    }
+
+    /// The state's name within the query.
+    pub fn state_name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is kept between batches.
+    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
+        Arc::clone(&self.state) as _
+    }
+
+    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            input,
+            plan: Arc::clone(&self.plan),
+            state: Arc::clone(&self.state),
+            properties: Arc::clone(&self.properties),
+        }
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.plan.groups.iter().chain(self.plan.measures.expressions()).collect()
+    }
+}
+
+impl DisplayAs for RetractAggregateExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |from: usize, to: usize| -> Vec<&str> {
+            self.plan.output.fields().iter().skip(from).take(to - from).map(|f| f.name().as_str()).collect()
+        };
+        let groups = self.plan.groups.len();
+        let aggregates = names(groups, self.plan.output.fields().len() - 1);
+        write!(f, "RetractAggregateExec: by=[{}], aggregates=[{}]", names(0, groups).join(", "), aggregates.join(", "))
+    }
+}
+
+impl ExecutionPlan for RetractAggregateExec {
+    unary_node!("RetractAggregateExec");
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        if partition != 0 {
+            return internal_err!("RetractAggregateExec has one partition, {partition} was asked for");
+        }
+        let frontier = BatchContext::of(&context)?.frontier.map(|f| behind(f, self.plan.lag_us));
+        let input = self.input.execute(0, context)?;
+        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
+        let schema = self.input.schema();
+        Ok(node::answer(Arc::clone(&self.plan.output), async move {
+            let batches: Vec<RecordBatch> = input.try_collect().await?;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let changes = plan.run(&mut state, &concat_batches(&schema, &batches)?)?;
+            if let (Some(_), Some(frontier)) = (plan.last, frontier) {
+                state.drop_below(frontier.saturating_add(1));
+            }
+            Ok(changes)
+        }))
+    }
+}
+
+/// The groups that a batch touches.
+struct Touched {
+    total: usize,
+    keys: Vec<ArrayRef>,
+    slots: Slots,
+    /// The group of each row.
+    of_row: Vec<usize>,
+}
+
+impl Plan {
+    fn run(&self, state: &mut RetractState, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
+        let weights = rows.columns().get(self.weight).and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog has weights"))?;
+        let weights: Vec<i64> = weights.values().to_vec();
+        let touched = self.touched(rows)?;
+        let total = touched.total;
+        if total == 0 {
+            return Ok(vec![]);
+        }
+        let found = state.groups.get(&touched.slots, &touched.keys, total)?;
+        if rows.num_rows() == 0 && found.rows.len() == total {
+            return Ok(vec![]);
+        }
+        let mut changes = vec![];
+        for (bag, spec) in state.bags.iter_mut().zip(self.measures.bags()) {
+            changes.push(bag.update(spec, &touched, rows, &weights)?);
+        }
+        let (counts, after) = self.measures.after(state, &found, &touched, rows, &weights, &changes)?;
+        let answers = |columns: &[ArrayRef], rows: usize| self.measures.answers(columns, rows);
+        let old = answers(found.values.get(1..).unwrap_or_default(), found.rows.len())?;
+        let new = answers(&after, total)?;
+
+        let standing = self.standing_groups();
+        let there: BooleanArray =
+            counts.values().iter().enumerate().map(|(group, n)| Some(*n > 0 || group < standing)).collect();
+        self.store(state, &touched, &there, &counts, &after)?;
+        let changed = Changed::between(&old, &new, &found.rows, total)?.without(&there);
+        let old_keys = take_arrays(&touched.keys, &changed.places, None)?;
+        let gone = weighted(&self.output, old_keys.into_iter().chain(old), found.rows.len(), -1)?;
+        let come = weighted(&self.output, touched.keys.iter().cloned().chain(new), total, 1)?;
+        changed.rows(&gone, &come)
+    }
+
+    /// How many groups are there without a row: they are the first ones.
+    fn standing_groups(&self) -> usize {
+        if self.groups.is_empty() { 1 } else { self.standing.first().map_or(0, |keys| keys.len()) }
+    }
+
+    fn touched(&self, rows: &RecordBatch) -> DfResult<Touched> {
+        let mut grouping = Grouping::try_new(&self.keys)?;
+        let standing = self.standing.first().map_or(0, |keys| keys.len());
+        if standing > 0 {
+            grouping.intern(&self.standing, standing)?;
+        }
+        let keys = evaluate_all(&self.groups, rows)?.iter().map(canonical).collect::<DfResult<Vec<_>>>()?;
+        let of_row = if rows.num_rows() == 0 { vec![] } else { grouping.intern(&keys, rows.num_rows())? };
+        let total = grouping.len();
+        let slots = match self.last {
+            None => Slots::One,
+            Some(last) => {
+                let column = rows.columns().get(last);
+                let last = micros(column.ok_or_else(|| internal_datafusion_err!("a window has a last instant"))?)?;
+                let mut slots = vec![i64::MAX; total];
+                for (group, last) in of_row.iter().zip(last.values()) {
+                    if let Some(slot) = slots.get_mut(*group) {
+                        *slot = last.saturating_add(1);
+                    }
+                }
+                Slots::Each(slots)
+            }
+        };
+        Ok(Touched { total, keys: grouping.keys()?, slots, of_row })
+    }
+
+    /// Stages the groups that are there, and the removal of those that are not.
+    fn store(
+        &self,
+        state: &mut RetractState,
+        touched: &Touched,
+        there: &BooleanArray,
+        counts: &arrow::array::Int64Array,
+        after: &[ArrayRef],
+    ) -> DfResult<()> {
+        let values = std::iter::once(Arc::new(counts.clone()) as ArrayRef).chain(after.iter().cloned());
+        let values: Vec<ArrayRef> = values.collect();
+        if there.true_count() == touched.total {
+            return state.groups.put(&touched.slots, &touched.keys, &values, touched.total);
+        }
+        let gone = arrow::compute::not(there)?;
+        for (mask, keep) in [(there, true), (&gone, false)] {
+            let groups: UInt64Array = (0..touched.total as u64).filter(|g| mask.value(*g as usize)).collect();
+            if groups.is_empty() {
+                continue;
+            }
+            let (slots, keys) = (touched.slots.take(&groups), take_arrays(&touched.keys, &groups, None)?);
+            if keep {
+                let values = values.iter().map(|v| Ok(filter(v, mask)?)).collect::<DfResult<Vec<_>>>()?;
+                state.groups.put(&slots, &keys, &values, groups.len())?;
+            } else {
+                state.groups.remove(&slots, &keys, groups.len())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Measures {
+    /// The number of rows and the state of every touched group, after a batch.
+    fn after(
+        &self,
+        state: &RetractState,
+        found: &millstream_state::Found,
+        touched: &Touched,
+        rows: &RecordBatch,
+        weights: &[i64],
+        changes: &[bag::Changes],
+    ) -> DfResult<(arrow::array::Int64Array, Vec<ArrayRef>)> {
+        let mut counts = vec![0i64; touched.total];
+        if let Some(before) = found.values.first().and_then(|c| c.as_primitive_opt::<Int64Type>()) {
+            for (group, before) in found.rows.iter().zip(before.values()) {
+                if let Some(count) = counts.get_mut(*group) {
+                    *count = *before;
+                }
+            }
+        }
+        for (group, weight) in touched.of_row.iter().zip(weights) {
+            if let Some(count) = counts.get_mut(*group) {
+                *count += weight;
+            }
+        }
+        if counts.iter().any(|n| *n < 0) {
+            return internal_err!("a group lost more rows than it had");
+        }
+        let mut after = vec![];
+        let mut from = 1;
+        for measure in self.all() {
+            let to = from + measure.columns().len();
+            let before = found.values.get(from..to).unwrap_or_default();
+            let before = measure::Before { groups: &found.rows, columns: before };
+            after.extend(match measure.bag() {
+                None => measure.add(before, &measure.rows(rows, weights, &touched.of_row)?, touched.total)?,
+                Some(bag) => self.after_bag(measure, bag, state, before, touched, changes)?,
+            });
+            from = to;
+        }
+        Ok((arrow::array::Int64Array::from(counts), after))
+    }
+
+    fn after_bag(
+        &self,
+        measure: &Measure,
+        bag: usize,
+        state: &RetractState,
+        before: measure::Before<'_>,
+        touched: &Touched,
+        changes: &[bag::Changes],
+    ) -> DfResult<Vec<ArrayRef>> {
+        let (Some(bag), Some(changes)) = (state.bags.get(bag), changes.get(bag)) else {
+            return internal_err!("an aggregate has no values");
+        };
+        if measure.is_linear() {
+            return measure.add(before, &measure.distinct_rows(changes)?, touched.total);
+        }
+        measure.read(bag, touched)
+    }
+}

@@ -1,0 +1,81 @@
+//! What an aggregate over a changelog keeps: a row for each group, and the values of its groups.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::Result as DfResult;
+use millstream_state::{Changes, OperatorState, PanedTable, Restored, StateInfo, TableInfo};
+
+use super::super::changes::state_error;
+use super::bag::Bag;
+use super::measure::Measures;
+use super::slots::SlottedTable;
+
+/// The state of an aggregate over a changelog.
+#[derive(Debug)]
+pub struct RetractState {
+    /// How many rows a group has, and what its aggregates keep.
+    pub groups: SlottedTable,
+    /// The values that aggregates have to tell apart.
+    pub bags: Vec<Bag>,
+}
+
+impl RetractState {
+    /// No groups.
+    pub fn try_new(keys: &SchemaRef, measures: &Measures, input: &Schema) -> DfResult<Self> {
+        let mut fields = vec![Arc::new(Field::new("$rows", DataType::Int64, true))];
+        fields.extend(measures.all().iter().flat_map(|m| m.columns().iter().cloned()));
+        let groups = PanedTable::new(Arc::clone(keys), Arc::new(Schema::new(fields))).map_err(state_error)?;
+        let bags = measures.bags().iter().map(|spec| Bag::try_new(spec, keys, input)).collect::<DfResult<_>>()?;
+        Ok(Self { groups: SlottedTable { table: groups }, bags })
+    }
+
+    /// Stages the removal of the slots below this one.
+    pub fn drop_below(&mut self, slot: i64) {
+        self.groups.table.drop_below(slot);
+        self.bags.iter_mut().for_each(|b| b.drop_below(slot));
+    }
+}
+
+fn bag_name(bag: usize) -> String {
+    format!("values.{bag}")
+}
+
+impl OperatorState for RetractState {
+    fn install(&mut self) {
+        self.groups.table.install();
+        self.bags.iter_mut().for_each(Bag::install);
+    }
+
+    fn discard(&mut self) {
+        self.groups.table.discard();
+        self.bags.iter_mut().for_each(Bag::discard);
+    }
+
+    fn changes(&mut self) -> millstream_core::Result<Changes> {
+        let mut changes = Changes::new().paned("groups", &self.groups.table);
+        for (i, bag) in self.bags.iter().enumerate() {
+            changes = changes.paned(&bag_name(i), bag.table());
+        }
+        Ok(changes)
+    }
+
+    fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
+        saved.paned("groups", &mut self.groups.table)?;
+        for (i, bag) in self.bags.iter_mut().enumerate() {
+            bag.restore(&bag_name(i), &mut saved)?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> StateInfo {
+        let mut tables = vec![TableInfo::paned("groups", &self.groups.table)];
+        tables.extend(self.bags.iter().enumerate().map(|(i, bag)| bag.describe(&bag_name(i))));
+        StateInfo { kind: "aggregate over a changelog".to_string(), tables }
+    }
+
+    fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
+        self.groups.table.scan().map(|batch| batch.map(|(_, batch)| batch)).collect()
+    }
+}

@@ -1,0 +1,320 @@
+//! INTERSECT and EXCEPT, with and without ALL: a row is in the answer as often as its counts on both sides say.
+//!
+//! For each distinct row, how often it is on the left and on the right is kept. A batch changes the counts of its
+//! rows; where that changes how often a row is in the answer, the difference goes out as its weight. NULL equals
+//! NULL. A row that is on neither side is forgotten; nothing else ever is.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take_arrays};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
+use futures::TryStreamExt;
+use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
+
+use super::changes::state_error;
+use super::grouping::Grouping;
+use super::node;
+use super::retract::canonical;
+use crate::changelog;
+
+/// How often a row is in the answer that is `l` times on the left and `r` times on the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SetOp {
+    /// `l` times where it is on the right at all.
+    Where,
+    /// `l` times where it is not on the right.
+    Except,
+    /// The smaller number of times.
+    IntersectAll,
+    /// As often as it is more often on the left.
+    ExceptAll,
+}
+
+impl SetOp {
+    fn count(self, l: i64, r: i64) -> i64 {
+        match self {
+            Self::Where => l * i64::from(r > 0),
+            Self::Except => l * i64::from(r == 0),
+            Self::IntersectAll => l.min(r),
+            Self::ExceptAll => (l - r).max(0),
+        }
+    }
+}
+
+/// A set operation over two inputs, as a changelog.
+#[derive(Debug)]
+pub struct SetOpExec {
+    name: Arc<str>,
+    inputs: [Arc<dyn ExecutionPlan>; 2],
+    changelog: [bool; 2],
+    op: SetOp,
+    rows: SchemaRef,
+    output: SchemaRef,
+    state: Arc<Mutex<SetOpState>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl SetOpExec {
+    /// Compares whole rows of two inputs; `changelog` says which of them end with a weight. `rows` are the columns of
+    /// the answer; the node's own schema adds [`changelog::WEIGHT`].
+    ///
+    /// # Errors
+    /// Where the inputs do not have these columns, or rows of them can't be compared.
+    pub fn try_new(
+        name: impl Into<Arc<str>>,
+        inputs: [Arc<dyn ExecutionPlan>; 2],
+        changelog: [bool; 2],
+        op: SetOp,
+        rows: SchemaRef,
+    ) -> DfResult<Self> {
+        for (input, changelog) in inputs.iter().zip(changelog) {
+            if input.schema().fields().len() != rows.fields().len() + usize::from(changelog) {
+                return internal_err!("an input of a set operation has not the columns of {rows}");
+            }
+        }
+        let nullable = |f: &Arc<Field>| f.as_ref().clone().with_nullable(true);
+        let keys = Arc::new(Schema::new(rows.fields().iter().map(nullable).collect::<Vec<_>>()));
+        let count = |name| Field::new(name, DataType::Int64, true);
+        let counts = Arc::new(Schema::new(vec![count("$left"), count("$right")]));
+        let table = KeyedTable::new(keys, counts).map_err(state_error)?;
+        let output = changelog::with_weight(&rows);
+        let properties = node::final_properties(Arc::clone(&output));
+        let state = Arc::new(Mutex::new(SetOpState { rows: table }));
+        Ok(Self { name: name.into(), inputs, changelog, op, rows, output, state, properties })
+    }
+
+    /// The state's name within the query.
+    pub fn state_name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is kept between batches.
+    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
+        Arc::clone(&self.state) as _
+    }
+
+    fn with_inputs(&self, inputs: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let Ok(inputs) = <[Arc<dyn ExecutionPlan>; 2]>::try_from(inputs) else {
+            return internal_err!("SetOpExec has exactly two children");
+        };
+        Ok(Arc::new(Self {
+            name: Arc::clone(&self.name),
+            inputs,
+            changelog: self.changelog,
+            op: self.op,
+            rows: Arc::clone(&self.rows),
+            output: Arc::clone(&self.output),
+            state: Arc::clone(&self.state),
+            properties: Arc::clone(&self.properties),
+        }))
+    }
+}
+
+impl DisplayAs for SetOpExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SetOpExec: {:?}", self.op)
+    }
+}
+
+impl ExecutionPlan for SetOpExec {
+    fn name(&self) -> &str {
+        "SetOpExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.inputs.iter().collect()
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition, Distribution::SinglePartition])
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false, false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.with_inputs(children)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.with_inputs(children)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        if partition != 0 {
+            return internal_err!("SetOpExec has one partition, {partition} was asked for");
+        }
+        let [left, right] = &self.inputs;
+        let (left, right) = (left.execute(0, Arc::clone(&context))?, right.execute(0, context)?);
+        let run = Run { op: self.op, changelog: self.changelog, output: Arc::clone(&self.output) };
+        let (rows, state) = (Arc::clone(&self.rows), Arc::clone(&self.state));
+        Ok(node::answer(Arc::clone(&self.output), async move {
+            let left: Vec<RecordBatch> = left.try_collect().await?;
+            let right: Vec<RecordBatch> = right.try_collect().await?;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            run.run(&mut state, &rows, &[left, right])
+        }))
+    }
+}
+
+struct Run {
+    op: SetOp,
+    changelog: [bool; 2],
+    output: SchemaRef,
+}
+
+impl Run {
+    fn run(
+        &self,
+        state: &mut SetOpState,
+        rows: &SchemaRef,
+        inputs: &[Vec<RecordBatch>; 2],
+    ) -> DfResult<Vec<RecordBatch>> {
+        let mut grouping = Grouping::try_new(state.rows.keys())?;
+        let mut deltas: [Vec<i64>; 2] = Default::default();
+        for ((batches, changelog), deltas) in inputs.iter().zip(self.changelog).zip(&mut deltas) {
+            for batch in batches.iter().filter(|b| b.num_rows() > 0) {
+                let weights = match changelog {
+                    true => batch.columns().last().and_then(|c| c.as_primitive_opt::<Int64Type>()).cloned(),
+                    false => Some(Int64Array::from_value(1, batch.num_rows())),
+                };
+                let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog ends with its weight"))?;
+                let columns = batch.columns().iter().zip(rows.fields());
+                let columns =
+                    columns.map(|(c, f)| canonical(&cast(c, f.data_type())?)).collect::<DfResult<Vec<_>>>()?;
+                let of_row = grouping.intern(&columns, batch.num_rows())?;
+                for (row, weight) in of_row.iter().zip(weights.values()) {
+                    if deltas.len() <= *row {
+                        deltas.resize(*row + 1, 0);
+                    }
+                    if let Some(delta) = deltas.get_mut(*row) {
+                        *delta += weight;
+                    }
+                }
+            }
+        }
+        if deltas.iter().all(Vec::is_empty) {
+            return Ok(vec![]);
+        }
+        let total = grouping.len();
+        self.apply(state, &grouping.keys()?, &deltas, total)
+    }
+
+    fn apply(
+        &self,
+        state: &mut SetOpState,
+        keys: &[ArrayRef],
+        deltas: &[Vec<i64>; 2],
+        total: usize,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let found = state.rows.get(keys, total).map_err(state_error)?;
+        let mut before = [vec![0i64; total], vec![0i64; total]];
+        for (side, counts) in before.iter_mut().zip(&found.values) {
+            let counts = counts.as_primitive_opt::<Int64Type>();
+            let counts = counts.ok_or_else(|| internal_datafusion_err!("a row has counts"))?;
+            for (row, count) in found.rows.iter().zip(counts.values()) {
+                if let Some(side) = side.get_mut(*row) {
+                    *side = *count;
+                }
+            }
+        }
+        let [l_before, r_before] = &before;
+        let [l_delta, r_delta] = deltas;
+        let delta = |deltas: &[i64], row: usize| deltas.get(row).copied().unwrap_or(0);
+        let (mut kept, mut gone, mut changed) = (vec![], vec![], vec![]);
+        let (mut lefts, mut rights, mut weights) = (vec![], vec![], vec![]);
+        for (row, (l, r)) in l_before.iter().zip(r_before).enumerate() {
+            let (l_after, r_after) = (l + delta(l_delta, row), r + delta(r_delta, row));
+            if l_after < 0 || r_after < 0 {
+                return internal_err!("a set operation lost a row that it did not have");
+            }
+            let difference = self.op.count(l_after, r_after) - self.op.count(*l, *r);
+            if difference != 0 {
+                changed.push(row as u32);
+                weights.push(difference);
+            }
+            if l_after == 0 && r_after == 0 {
+                gone.push(row as u32);
+            } else {
+                kept.push(row as u32);
+                lefts.push(l_after);
+                rights.push(r_after);
+            }
+        }
+        if !kept.is_empty() {
+            let counts: [ArrayRef; 2] = [Arc::new(Int64Array::from(lefts)), Arc::new(Int64Array::from(rights))];
+            let rows = kept.len();
+            let keys = take_arrays(keys, &UInt32Array::from(kept), None)?;
+            state.rows.put(&keys, &counts, rows).map_err(state_error)?;
+        }
+        if !gone.is_empty() {
+            let rows = gone.len();
+            let keys = take_arrays(keys, &UInt32Array::from(gone), None)?;
+            state.rows.remove(&keys, rows).map_err(state_error)?;
+        }
+        if changed.is_empty() {
+            return Ok(vec![]);
+        }
+        let rows = changed.len();
+        let mut columns = take_arrays(keys, &UInt32Array::from(changed), None)?;
+        columns.push(Arc::new(Int64Array::from(weights)));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(vec![RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?])
+    }
+}
+
+/// How often each row is on either side.
+#[derive(Debug)]
+struct SetOpState {
+    rows: KeyedTable,
+}
+
+impl OperatorState for SetOpState {
+    fn install(&mut self) {
+        self.rows.install();
+    }
+
+    fn discard(&mut self) {
+        self.rows.discard();
+    }
+
+    fn changes(&mut self) -> millstream_core::Result<Changes> {
+        Ok(Changes::new().keyed("rows", &self.rows))
+    }
+
+    fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
+        saved.keyed("rows", &mut self.rows)
+    }
+
+    fn describe(&self) -> StateInfo {
+        StateInfo { kind: "set operation".to_string(), tables: vec![TableInfo::keyed("rows", &self.rows)] }
+    }
+
+    fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
+        self.rows.scan().collect()
+    }
+}
