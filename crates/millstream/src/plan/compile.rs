@@ -8,21 +8,30 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, TableScan};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, WindowFunctionDefinition};
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::sink::OutputKind;
 use millstream_core::source::{Boundedness, Source};
 
 use super::clock::{self, BatchTime};
 use super::incremental::{self, EmitMode};
+use super::join::StreamJoin;
 use super::late::{self, LateBound};
 use super::nodes::{StreamAggregate, StreamScan, extension};
+use super::once::StreamOnce;
+use super::over::{self, StreamOver};
 use super::physical;
+use super::ranking::{self, StreamLimit, StreamRanking};
 use super::refuse::Refusal;
 use super::rules;
+use super::session::StreamSession;
+use super::set_op::StreamSetOp;
+use super::upsert::StreamUpsert;
 use crate::runner::Input;
 use crate::runner::edge::{Edge, EventTime};
 use crate::sql::StreamTable;
+use crate::window::Dedup;
 
 /// One day: how far ahead of the batch time an event time may be.
 const AHEAD_US_MAX: i64 = 86_400_000_000;
@@ -85,7 +94,7 @@ pub struct Compiled {
 pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -> Result<Compiled, Refusal> {
     let time = BatchTime::default();
     let (plan, uses_clock) = clock::bind(plan, &time)?;
-    let plan = rules::analyze(plan, state)?;
+    let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
     let plan = rules::optimize(plan, state)?;
     let edge = incremental::rewrite(&plan, emit)?;
@@ -113,21 +122,18 @@ pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) ->
 
 /// Refuses what DataFusion's rules would rewrite into something else, or stumble over.
 fn refuse_early(plan: &LogicalPlan) -> Result<(), Refusal> {
-    let mut refusal = None;
-    let mut reads = false;
-    plan.apply(|node| {
-        if matches!(node, LogicalPlan::Distinct(Distinct::On(_))) {
-            refusal = Some(Refusal::of_node(node));
-        }
+    let (mut reads, mut refusal) = (false, None);
+    plan.apply_with_subqueries(|node| {
+        refusal = refusal.take().or_else(|| Refusal::of_scalar_subqueries(node));
         reads |= matches!(node, LogicalPlan::TableScan(_));
         Ok(TreeNodeRecursion::Continue)
     })?;
-    if refusal.is_none() && !reads {
-        refusal = Some(Refusal::new(
+    if !reads {
+        refusal = refusal.or(Some(Refusal::new(
             "INSERT",
             "the query reads no source: there is nothing to stream",
             "write constants with the program that reads the result, or select them FROM a table",
-        ));
+        )));
     }
     refusal.map_or(Ok(()), Err)
 }
@@ -145,7 +151,7 @@ impl UsedTable {
 
     fn input(&self, bound: LateBound, state: &SessionState) -> Result<Input, Refusal> {
         let source: Arc<dyn Source> = self.table.source.source(&self.projection()).map_err(Refusal::from)?;
-        let event_time = match &self.table.watermark {
+        let event_time = match self.table.event_time() {
             None => None,
             Some(watermark) => {
                 let schema = DFSchema::try_from(source.schema().as_ref().clone())?;
@@ -159,7 +165,7 @@ impl UsedTable {
     }
 }
 
-fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal> {
+pub(super) fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal> {
     let provider = source_as_provider(&scan.source)?;
     let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>() else {
         return Err(Refusal::new(
@@ -197,7 +203,7 @@ fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusa
 
 fn watermark_columns(table: &StreamTable) -> Vec<usize> {
     let schema = table.source.schema();
-    let Some(watermark) = &table.watermark else { return vec![] };
+    let Some(watermark) = table.event_time() else { return vec![] };
     watermark.expr.column_refs().iter().filter_map(|c| schema.index_of(&c.name).ok()).collect()
 }
 
@@ -228,21 +234,41 @@ fn number_scans(
     Ok((numbered.data, next))
 }
 
-/// Gives aggregates that keep the same of the same rows names of their own.
+/// Gives operators that keep the same of the same rows names of their own.
 fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let named = plan.transform_up(|node| {
         let LogicalPlan::Extension(inner) = &node else { return Ok(Transformed::no(node)) };
-        let Some(aggregate) = inner.node.as_any().downcast_ref::<StreamAggregate>() else {
-            return Ok(Transformed::no(node));
+        let node_of = inner.node.as_any();
+        let mut own = |name: &str| {
+            let count = seen.entry(name.to_string()).or_default();
+            *count += 1;
+            (*count > 1).then(|| format!("{name}-{count}"))
         };
-        let count = seen.entry(aggregate.name.clone()).or_default();
-        *count += 1;
-        if *count == 1 {
-            return Ok(Transformed::no(node));
-        }
-        let name = format!("{}-{count}", aggregate.name);
-        Ok(Transformed::yes(extension(StreamAggregate { name, ..aggregate.clone() })))
+        let renamed = if let Some(of) = node_of.downcast_ref::<StreamAggregate>() {
+            own(&of.name).map(|name| extension(StreamAggregate { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamJoin>() {
+            own(&of.name).map(|name| extension(StreamJoin { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamOnce>() {
+            own(&of.name).map(|name| extension(StreamOnce { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamOver>() {
+            own(&of.name).map(|name| extension(StreamOver { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamRanking>() {
+            own(&of.name).map(|name| extension(StreamRanking { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamUpsert>() {
+            own(&of.name).map(|name| extension(StreamUpsert { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamLimit>() {
+            own(&of.name).map(|name| extension(StreamLimit { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<Dedup>() {
+            own(&of.state).map(|state| extension(Dedup { state, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamSession>() {
+            own(&of.name).map(|name| extension(StreamSession { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamSetOp>() {
+            own(&of.name).map(|name| extension(StreamSetOp { name, ..of.clone() }))
+        } else {
+            None
+        };
+        Ok(renamed.map_or_else(|| Transformed::no(node.clone()), Transformed::yes))
     })?;
     Ok(named.data)
 }
@@ -250,16 +276,33 @@ fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
 fn exactness(plan: &LogicalPlan, uses_clock: bool) -> Result<Exactness, Refusal> {
     let mut exactness = if uses_clock { Exactness::Clock } else { Exactness::Exact };
     plan.apply(|node| {
-        if let LogicalPlan::Extension(node) = node
-            && let Some(aggregate) = node.node.as_any().downcast_ref::<StreamAggregate>()
-        {
+        let LogicalPlan::Extension(node) = node else { return Ok(TreeNodeRecursion::Continue) };
+        let node = node.node.as_any();
+        if let Some(aggregate) = node.downcast_ref::<StreamAggregate>() {
             for expr in &aggregate.aggregates {
                 exactness = exactness.max(of_aggregate(expr, aggregate.input.schema()));
+            }
+        } else if let Some(over) = node.downcast_ref::<StreamOver>() {
+            for expr in &over.functions {
+                exactness = exactness.max(of_window_function(expr, over.input.schema()));
+            }
+        } else if let Some(ranking) = node.downcast_ref::<StreamRanking>() {
+            for expr in &ranking.functions {
+                exactness = exactness.max(of_window_function(expr, ranking.input.schema()));
             }
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(exactness)
+}
+
+/// An aggregate over a frame is one like any other; the other window functions pick values, or count.
+fn of_window_function(expr: &Expr, schema: &DFSchema) -> Exactness {
+    let Some(call) = over::call(expr) else { return Exactness::Exact };
+    let WindowFunctionDefinition::AggregateUDF(function) = &call.fun else { return Exactness::Exact };
+    let (args, distinct) = (call.params.args.clone(), call.params.distinct);
+    let call = AggregateFunction::new_udf(Arc::clone(function), args, distinct, None, vec![], None);
+    of_aggregate(&Expr::AggregateFunction(call), schema)
 }
 
 fn of_aggregate(expr: &Expr, schema: &DFSchema) -> Exactness {

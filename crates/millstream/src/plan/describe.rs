@@ -1,19 +1,36 @@
 //! What a plan keeps between batches, and for how long, in a line for each operator.
 
+use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use super::join::{JoinTime, StreamJoin, join_keys, stream_join};
 use super::nodes::StreamAggregate;
-use crate::exec::EmitMode as WindowEmit;
+use super::over::{self, StreamOver};
+use super::ranking::{StreamLimit, StreamRanking};
+use super::session::StreamSession;
+use super::set_op::StreamSetOp;
+use super::upsert::StreamUpsert;
+use crate::exec::{EmitMode as WindowEmit, Expiry, RankKind};
+use crate::window::{Dedup, Length};
 
 /// A line for each operator that keeps state; one that says so where there is none.
 pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
     let mut lines = vec![];
     let walked = plan.apply(|node| {
-        if let LogicalPlan::Extension(node) = node
-            && let Some(aggregate) = node.node.as_any().downcast_ref::<StreamAggregate>()
-        {
-            lines.push(of_aggregate(aggregate));
+        if let LogicalPlan::Extension(node) = node {
+            let node = node.node.as_any();
+            lines.extend(node.downcast_ref().map(of_aggregate));
+            lines.extend(node.downcast_ref().map(of_over));
+            lines.extend(node.downcast_ref().map(of_ranking));
+            lines.extend(node.downcast_ref().map(of_limit));
+            lines.extend(node.downcast_ref().map(of_upsert));
+            lines.extend(node.downcast_ref().map(of_dedup));
+            lines.extend(node.downcast_ref().map(StreamSession::describe));
+            lines.extend(node.downcast_ref().map(StreamSetOp::describe));
+        }
+        if let Some(join) = stream_join(node) {
+            lines.push(of_join(join));
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -26,8 +43,16 @@ pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
 fn of_aggregate(node: &StreamAggregate) -> String {
     let keys: Vec<_> = node.keys.iter().map(ToString::to_string).collect();
     let keys = if keys.is_empty() { "one row".to_string() } else { format!("a row for each ({})", keys.join(", ")) };
+    let values =
+        if node.weight.is_some() { ", with the values that DISTINCT, min, max and the like tell apart" } else { "" };
     match &node.window {
-        None if node.keys.is_empty() => format!("{}: one row, for ever", node.name),
+        Some(_) if node.weight.is_some() => {
+            format!("{}: {keys}{values}, until the watermark passes its window; answered as it changes", node.name)
+        }
+        None if node.keys.is_empty() => format!("{}: one row{values}, for ever", node.name),
+        None if node.weight.is_some() => {
+            format!("{}: {keys}{values}, until its last row goes: it grows with the number of groups", node.name)
+        }
         None => format!("{}: {keys}, for ever: it grows with the number of groups; a window would bound it", node.name),
         Some(window) => {
             let emit = match window.emit {
@@ -40,4 +65,146 @@ fn of_aggregate(node: &StreamAggregate) -> String {
             )
         }
     }
+}
+
+fn of_join(node: &StreamJoin) -> String {
+    let kind = node.kind.to_string().to_lowercase();
+    let on = match (node.on.is_empty(), &node.filter) {
+        (false, _) => format!("on {}", join_keys(&node.on)),
+        (true, Some(filter)) => format!("of every row with every row, on {filter}"),
+        (true, None) => "of every row with every row".to_string(),
+    };
+    let kept = match node.time {
+        JoinTime::Unbounded => of_unbounded(node),
+        JoinTime::Windows { spec, .. } => {
+            format!(
+                "the rows of both sides in each window of {spec}, until the watermark passes its end; answered once, on close"
+            )
+        }
+        JoinTime::Interval { expiries: [left, right], .. } => {
+            let (left, right) = (moment(&node.left, left), moment(&node.right, right));
+            format!("a left row until the watermark passes {left}, a right row until it passes {right}")
+        }
+    };
+    format!("{}: {kind} join {on}: {kept}", node.name)
+}
+
+fn of_unbounded(node: &StreamJoin) -> String {
+    let counted = node.filter.is_none();
+    let kept = match node.kind {
+        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark if counted => {
+            "the rows of the left side and, of the right side, how many there are of each key"
+        }
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark if counted => {
+            "the rows of the right side and, of the left side, how many there are of each key"
+        }
+        _ => "the rows of both sides",
+    };
+    let bound = match node.changelogs {
+        [true, true] => "it follows the size of its inputs, which change",
+        _ => {
+            "it grows with its inputs; a bound in event time (b.ts BETWEEN a.ts AND a.ts + INTERVAL ..), or windows \
+             on both sides joined on window_start and window_end, would bound it"
+        }
+    };
+    format!("{kept}, for ever: {bound}")
+}
+
+/// When a row is done, in the words of the query.
+fn moment(side: &LogicalPlan, expiry: Expiry) -> String {
+    let schema = side.schema();
+    let column = schema.columns().get(expiry.column).map(ToString::to_string).unwrap_or_default();
+    match expiry.offset_us {
+        0 => column,
+        us if us < 0 => format!("{column} - {}", Length(-us)),
+        us => format!("{column} + {}", Length(us)),
+    }
+}
+
+fn of_over(node: &StreamOver) -> String {
+    let name = &node.name;
+    let Some(keep) = node.keep else {
+        return format!(
+            "{name}: the rows of open windows, until the watermark passes their end; answered once, on close"
+        );
+    };
+    let keys = partition(node.functions.first());
+    let mut kept = vec![];
+    if keep.head > 0 {
+        kept.push(format!("the first {}", rows(keep.head as u64)));
+    }
+    if keep.tail > 0 {
+        kept.push(format!("the last {}", rows(keep.tail as u64)));
+    }
+    if let Some(us) = keep.tail_us.filter(|us| *us > 0) {
+        kept.push(format!("the rows of the last {} ms", us / 1000));
+    }
+    if node.answers.iter().any(|a| !matches!(a, over::Answer::Framed)) {
+        kept.push("the functions so far".to_string());
+    }
+    let waits =
+        format!("{name}: the rows that the watermark has not passed; answered once, in the order of {}", node.time);
+    let in_time = kept.len() == 1 && keep.tail_us.is_some_and(|us| us > 0);
+    match (kept.is_empty(), in_time) {
+        (true, _) => waits,
+        (false, true) => format!("{waits}; {} for {keys}, until the watermark passes them", kept.join(", ")),
+        (false, false) => {
+            format!("{waits}; {} for {keys}, for ever: it grows with the number of partitions", kept.join(", "))
+        }
+    }
+}
+
+fn of_ranking(node: &StreamRanking) -> String {
+    let (name, keys) = (&node.name, partition(node.functions.first()));
+    let ties = |kind: RankKind| if kind == RankKind::RowNumber { "" } else { " and those that tie" };
+    match (node.keeps_best(), node.head) {
+        (Some(head), _) => format!(
+            "{name}: the best {}{} for {keys}, for ever: it grows with the number of partitions; a window in PARTITION BY would bound it",
+            rows(head.limit),
+            ties(head.kind)
+        ),
+        (None, Some(head)) => format!(
+            "{name}: every row in order, as long as it is in the input; a change looks at the first {}{} for {keys}",
+            rows(head.limit),
+            ties(head.kind)
+        ),
+        (None, None) => format!(
+            "{name}: every row in order, as long as it is in the input; a change answers the whole partition anew, for {keys}: \
+             a filter on its rank, or an ORDER BY that begins with the event time, would bound it"
+        ),
+    }
+}
+
+fn of_upsert(node: &StreamUpsert) -> String {
+    let keys = node.key_names().join(", ");
+    format!(
+        "{}: the last row of each ({keys}) of {}, until it is deleted: it follows the size of the table",
+        node.name, node.table
+    )
+}
+
+fn of_limit(node: &StreamLimit) -> String {
+    format!("{}: one number, how many rows came", node.name)
+}
+
+fn of_dedup(node: &Dedup) -> String {
+    let keys = node.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "{}: the rows that the watermark has not passed; the last time of each ({keys}), until the watermark is {} past it",
+        node.state,
+        Length(node.horizon_us)
+    )
+}
+
+fn rows(n: u64) -> String {
+    if n == 1 { "row".to_string() } else { format!("{n} rows") }
+}
+
+/// What a window function is partitioned by.
+fn partition(function: Option<&Expr>) -> String {
+    let keys = function.and_then(over::call).map(|c| c.params.partition_by.as_slice()).unwrap_or_default();
+    if keys.is_empty() {
+        return "all rows together".to_string();
+    }
+    format!("each ({})", keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }

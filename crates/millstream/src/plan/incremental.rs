@@ -2,29 +2,35 @@
 //!
 //! A stream's edge is insert-only (every row is a new row of the answer and carries no weight) or a changelog
 //! (a last column, the weight, says how often the row is added or taken away). An aggregate over an unbounded
-//! input becomes a [`StreamAggregate`]; a projection over a changelog carries the weight along. What is not
+//! input becomes an aggregate whose groups live on (`aggregate.rs`); a projection over a changelog carries the weight along. What is not
 //! handled here is refused: nothing is ever passed through because it was forgotten.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::FieldRef;
 use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::logical_expr::{
-    Aggregate, Expr, Filter, LogicalPlan, Projection, SubqueryAlias, Union, Unnest, col, lit,
-};
+use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection, SubqueryAlias, Union, Unnest, col, lit};
 
-use super::nodes::{StreamAggregate, WindowGroup, extension};
+use super::compile::stream_table;
+use super::join;
+use super::nodes::extension;
+use super::once::StreamOnce;
+use super::ranking::{self, Limits};
 use super::refuse::Refusal;
-use super::window_group;
+use super::upsert;
 use crate::changelog::WEIGHT;
-use crate::exec::{EmitMode as WindowEmit, GroupColumn};
-use crate::window::{WindowKind, WindowPart, WindowSpec, WindowTable};
+use crate::set_op::CountedSetOp;
+use crate::window::{
+    Dedup, EVENT_TIME_KEY, SessionTable, WindowKind, WindowPart, WindowSpec, WindowTable, is_event_time,
+};
 
 /// What a column of an edge is known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnFact {
     /// Nothing special.
     Plain,
+    /// The event time of the row, as its source's edge has judged it.
+    EventTime,
     /// The start, the end or the last instant of a window.
     Window {
         /// Which of the three.
@@ -47,6 +53,9 @@ pub struct Edge {
     pub key: Option<Vec<usize>>,
     /// A fact for each column.
     pub facts: Vec<ColumnFact>,
+    /// How far the event times of rows can be behind the frontier when they come, in microseconds; `None` where
+    /// there is no bound.
+    pub lag_us: Option<i64>,
 }
 
 /// How the query's results are to be emitted.
@@ -63,7 +72,7 @@ pub enum EmitMode {
     Final,
 }
 
-type Rewritten = Result<Edge, Refusal>;
+pub(super) type Rewritten = Result<Edge, Refusal>;
 
 /// The incremental form of an optimized plan.
 pub fn rewrite(plan: &LogicalPlan, emit: EmitMode) -> Rewritten {
@@ -74,40 +83,68 @@ pub fn rewrite(plan: &LogicalPlan, emit: EmitMode) -> Rewritten {
             "leave it out: windows are answered once, and the last change of a changelog is the final answer",
         ));
     }
-    Rewrite { emit }.node(plan)
+    Rewrite { emit, limits: ranking::limits(plan)? }.node(plan)
 }
 
-struct Rewrite {
-    emit: EmitMode,
+/// What a rewrite knows before it starts.
+pub(super) struct Rewrite {
+    pub(super) emit: EmitMode,
+    /// The ranks that are asked for.
+    pub(super) limits: Limits,
 }
 
 impl Rewrite {
-    fn node(&self, plan: &LogicalPlan) -> Rewritten {
+    /// The incremental form of a node and all below it.
+    pub(super) fn node(&self, plan: &LogicalPlan) -> Rewritten {
         if let Some(refusal) = Refusal::of_expressions(plan) {
             return Err(refusal);
         }
         match plan {
-            LogicalPlan::TableScan(_) | LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => Ok(insert_only(plan)),
+            LogicalPlan::EmptyRelation(node) if !node.produce_one_row => Ok(insert_only(plan)),
+            LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
+                Ok(insert_only(&extension(StreamOnce::new(plan.clone()))))
+            }
+            LogicalPlan::TableScan(scan) => match stream_table(scan)? {
+                table if table.changes() => upsert::rewrite(scan, &table),
+                _ => Ok(insert_only(plan)),
+            },
             LogicalPlan::Projection(node) => self.projection(node),
             LogicalPlan::Filter(node) => self.filter(node),
             LogicalPlan::SubqueryAlias(node) => self.alias(node),
             LogicalPlan::Union(node) => self.union(node),
             LogicalPlan::Unnest(node) => self.unnest(node),
             LogicalPlan::Aggregate(node) => self.aggregate(node),
-            LogicalPlan::Extension(node) => match node.node.as_any().downcast_ref::<WindowTable>() {
-                Some(window) => self.window_table(window),
-                None => Err(Refusal::bug(format!("unknown node {}", node.node.name()))),
-            },
+            LogicalPlan::Window(node) => self.window(node),
+            LogicalPlan::Limit(node) => self.limit(node),
+            LogicalPlan::Extension(node) if node.node.as_any().is::<Dedup>() => self.dedup(node),
+            LogicalPlan::Join(node) => self.whole_rows(node).unwrap_or_else(|| self.join(node)),
+            LogicalPlan::Extension(node) => {
+                let any = node.node.as_any();
+                if let Some(window) = any.downcast_ref::<WindowTable>() {
+                    self.window_table(window)
+                } else if let Some(session) = any.downcast_ref::<SessionTable>() {
+                    self.session(session)
+                } else if let Some(counted) = any.downcast_ref::<CountedSetOp>() {
+                    self.counted_set_op(counted)
+                } else {
+                    Err(Refusal::bug(format!("unknown node {}", node.node.name())))
+                }
+            }
             other => Err(Refusal::of_node(other)),
         }
     }
 
     fn projection(&self, node: &Projection) -> Rewritten {
-        let input = self.node(&node.input)?;
+        self.project(node, self.node(&node.input)?)
+    }
+
+    /// A projection of a rewritten input.
+    pub(super) fn project(&self, node: &Projection, input: Edge) -> Rewritten {
         let mut exprs = node.expr.clone();
         let columns: Vec<Option<usize>> = exprs.iter().map(|e| source_column(e, input.plan.schema())).collect();
-        let mut facts: Vec<_> =
-            columns.iter().map(|c| c.and_then(|c| input.facts.get(c).copied()).unwrap_or(ColumnFact::Plain)).collect();
+        let passed = |c: &Option<usize>| c.and_then(|c| input.facts.get(c).copied()).unwrap_or(ColumnFact::Plain);
+        let fact = |(e, c)| if declares_event_time(e) { ColumnFact::EventTime } else { passed(c) };
+        let mut facts: Vec<_> = exprs.iter().zip(&columns).map(fact).collect();
         let key = input.key.as_ref().and_then(|key| {
             key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
         });
@@ -116,7 +153,11 @@ impl Rewrite {
             facts.push(ColumnFact::Plain);
         }
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan))?);
-        Ok(Edge { plan, changelog: input.changelog, key, facts })
+        Ok(Edge { plan, changelog: input.changelog, key, facts, lag_us: input.lag_us })
+    }
+
+    fn join(&self, node: &Join) -> Rewritten {
+        join::rewrite(node, self.node(&node.left)?, self.node(&node.right)?)
     }
 
     fn filter(&self, node: &Filter) -> Rewritten {
@@ -135,6 +176,7 @@ impl Rewrite {
         let inputs = node.inputs.iter().map(|i| self.node(i)).collect::<Result<Vec<_>, _>>()?;
         let changelog = inputs.iter().any(|i| i.changelog);
         let columns = node.schema.fields().len();
+        let lag_us = inputs.iter().map(|i| i.lag_us).try_fold(0, |lag, input| Some(lag.max(input?)));
         let inputs = inputs.into_iter().map(|input| {
             let plan = if changelog && !input.changelog { with_weight_one(input.plan)? } else { input.plan };
             Ok((Arc::new(plan), input.facts))
@@ -150,22 +192,22 @@ impl Rewrite {
             facts.push(ColumnFact::Plain);
         }
         let union = Union::try_new(inputs.iter().map(|(plan, _)| Arc::clone(plan)).collect())?;
-        Ok(Edge { plan: LogicalPlan::Union(union), changelog, key: None, facts })
+        Ok(Edge { plan: LogicalPlan::Union(union), changelog, key: None, facts, lag_us })
     }
 
     fn unnest(&self, node: &Unnest) -> Rewritten {
         let input = self.node(&node.input)?;
-        if input.changelog {
-            return Err(Refusal::new(
-                "UNNEST",
-                "UNNEST over a result that changes is not supported yet",
-                "unnest the rows first and aggregate what comes out",
-            ));
-        }
+        // The weight is a column like any other that is not unnested: each row of the list carries it along.
         let unnest = Unnest::try_new(Arc::new(input.plan), node.exec_columns.clone(), node.options.clone())?;
-        let facts = node.dependency_indices.iter().map(|i| input.facts.get(*i).copied());
+        let facts = unnest.dependency_indices.iter().map(|i| input.facts.get(*i).copied());
         let facts = facts.map(|f| f.unwrap_or(ColumnFact::Plain)).collect();
-        Ok(Edge { plan: LogicalPlan::Unnest(unnest), changelog: false, key: None, facts })
+        Ok(Edge {
+            plan: LogicalPlan::Unnest(unnest),
+            changelog: input.changelog,
+            key: None,
+            facts,
+            lag_us: input.lag_us,
+        })
     }
 
     fn window_table(&self, node: &WindowTable) -> Rewritten {
@@ -177,6 +219,14 @@ impl Rewrite {
                 "put the window on the rows themselves, or aggregate per window first",
             ));
         }
+        if input.lag_us.is_none() {
+            return Err(Refusal::new(
+                window_word(node.spec),
+                "a window over a join that keeps its rows for ever never knows when it has them all",
+                "bound the join in event time (b.ts BETWEEN a.ts AND a.ts + INTERVAL ..), or put both sides into \
+                 windows and join on window_start and window_end",
+            ));
+        }
         let time = node.time_index()?;
         let of_rows = !matches!(input.facts.get(time), Some(ColumnFact::Window { .. }));
         let spec = node.spec;
@@ -184,83 +234,20 @@ impl Rewrite {
         let mut facts = input.facts.clone();
         facts.extend(parts.map(|part| ColumnFact::Window { part, spec, of_rows }));
         let plan = extension(WindowTable::try_new(input.plan, node.time.clone(), spec)?);
-        Ok(Edge { plan, changelog: false, key: None, facts })
-    }
-
-    fn aggregate(&self, node: &Aggregate) -> Rewritten {
-        let input = self.node(&node.input)?;
-        if input.changelog {
-            return Err(Refusal::new(
-                "GROUP BY",
-                "an aggregate over a result that changes is not supported yet",
-                "aggregate the rows themselves, or aggregate per window (TUMBLE, HOP, CUMULATE) first: windows emit once",
-            ));
-        }
-        if node.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
-            return Err(Refusal::new(
-                "GROUP BY",
-                "GROUPING SETS, CUBE and ROLLUP are not supported yet",
-                "write one INSERT for each grouping",
-            ));
-        }
-        let (windows, keys) = window_group::split(&node.group_expr, &input);
-        let has_window = window_group::determines_window(&windows);
-        if !has_window {
-            return self.keyed(node, input);
-        }
-        let emit = if self.emit == EmitMode::Changes { WindowEmit::Changes } else { WindowEmit::OnClose };
-        let (plan, group, keys) = match window_group::fuse(&windows, &keys, node, &input, emit)? {
-            Some(fused) => fused,
-            None => window_group::by_columns(&windows, node, &input, emit)?,
-        };
-        let fact = |c: &GroupColumn| window_group::fact_of(*c, &windows);
-        let mut facts: Vec<_> = if group.columns.iter().any(|c| !matches!(c, GroupColumn::Key(_))) {
-            group.columns.iter().map(fact).collect()
-        } else {
-            window_group::facts_of_keys(&node.group_expr, &input)
-        };
-        facts.resize(node.schema.fields().len(), ColumnFact::Plain);
-        self.stream_aggregate(node, plan, keys, Some(group), facts)
-    }
-
-    fn keyed(&self, node: &Aggregate, input: Edge) -> Rewritten {
-        if self.emit == EmitMode::OnWindowClose {
-            return Err(Refusal::new(
-                "GROUP BY",
-                "EMIT ON WINDOW CLOSE, but the groups have no window that could close",
-                "group by window_start and window_end of TUMBLE, HOP or CUMULATE, or leave the EMIT out",
-            ));
-        }
-        let facts = vec![ColumnFact::Plain; node.schema.fields().len()];
-        self.stream_aggregate(node, input.plan, node.group_expr.clone(), None, facts)
-    }
-
-    fn stream_aggregate(
-        &self,
-        node: &Aggregate,
-        input: LogicalPlan,
-        keys: Vec<Expr>,
-        window: Option<WindowGroup>,
-        mut facts: Vec<ColumnFact>,
-    ) -> Rewritten {
-        let mut fields: Vec<_> = node.schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
-        let changelog = window.as_ref().is_none_or(|w| w.emit == WindowEmit::Changes);
-        if changelog {
-            fields.push((None, Arc::new(Field::new(WEIGHT, DataType::Int64, false))));
-            facts.push(ColumnFact::Plain);
-        }
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, node.schema.metadata().clone())?);
-        let name = state_name(&input, &keys, &node.aggr_expr, window.as_ref());
-        let aggregates = node.aggr_expr.clone();
-        let key = Some((0..node.group_expr.len()).collect());
-        let plan = extension(StreamAggregate { input, keys, aggregates, window, schema, name });
-        Ok(Edge { plan, changelog, key, facts })
+        Ok(Edge { plan, changelog: false, key: None, facts, lag_us: input.lag_us })
     }
 }
 
 fn insert_only(plan: &LogicalPlan) -> Edge {
-    let facts = vec![ColumnFact::Plain; plan.schema().fields().len()];
-    Edge { plan: plan.clone(), changelog: false, key: None, facts }
+    let fact = |f: &FieldRef| if is_event_time(f) { ColumnFact::EventTime } else { ColumnFact::Plain };
+    let facts = plan.schema().fields().iter().map(fact).collect();
+    Edge { plan: plan.clone(), changelog: false, key: None, facts, lag_us: Some(0) }
+}
+
+/// Whether the expression is a computed event time, as a table declares it.
+fn declares_event_time(expr: &Expr) -> bool {
+    let Expr::Alias(alias) = expr else { return false };
+    alias.metadata.as_ref().is_some_and(|m| m.inner().contains_key(EVENT_TIME_KEY))
 }
 
 /// The input column that an expression passes on unchanged.
@@ -273,7 +260,7 @@ pub fn source_column(expr: &Expr, schema: &DFSchema) -> Option<usize> {
 }
 
 /// The weight column of a changelog, as its last column is called there.
-fn weight_of(plan: &LogicalPlan) -> Expr {
+pub(super) fn weight_of(plan: &LogicalPlan) -> Expr {
     let schema = plan.schema();
     let last = schema.fields().len().saturating_sub(1);
     Expr::Column(Column::from(schema.qualified_field(last)))
@@ -285,20 +272,12 @@ fn with_weight_one(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(plan))?))
 }
 
-/// What the state of an aggregate is called: its kind, and a hash over its keys, functions, window and lineage.
-fn state_name(input: &LogicalPlan, keys: &[Expr], aggregates: &[Expr], window: Option<&WindowGroup>) -> String {
-    let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let kind = if window.is_some() { "window" } else { "aggregate" };
-    let window = window.map(|w| format!("{} {:?} {:?}", w.spec, w.columns, w.emit)).unwrap_or_default();
-    let text = format!("{}|{}|{window}|{}", list(keys), list(aggregates), input.display_indent());
-    format!("{kind}-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
-}
-
 fn window_word(spec: WindowSpec) -> &'static str {
     match spec.kind {
         WindowKind::Tumble { .. } => "TUMBLE",
         WindowKind::Hop { .. } => "HOP",
         WindowKind::Cumulate { .. } => "CUMULATE",
+        WindowKind::Session { .. } => "SESSION",
     }
 }
 

@@ -2,23 +2,36 @@
 //!
 //! What has no incremental meaning is refused here, before anything is read.
 
+mod aggregate;
 mod clock;
 mod compile;
 mod describe;
+mod grouping_sets;
 mod incremental;
+mod join;
 mod late;
 mod nodes;
+mod once;
+mod over;
 mod physical;
+mod ranking;
 mod refuse;
 mod rules;
+mod session;
+mod set_op;
+mod upsert;
 mod window_group;
 
 pub use clock::BatchTime;
 pub use compile::{Compiled, Exactness, compile};
 pub use describe::describe_state;
 pub use incremental::EmitMode;
+pub use join::{JoinTime, StreamJoin};
 pub use late::LateBound;
 pub use nodes::{StreamAggregate, StreamScan, WindowGroup};
+pub use over::StreamOver;
 pub use physical::StreamPlanner;
+pub use ranking::{StreamLimit, StreamRanking, distinct_on_as_rank};
 pub use refuse::Refusal;
 pub use rules::analyze;
+pub use upsert::StreamUpsert;

@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use datafusion::common::{DFSchemaRef, Result, internal_err};
+use datafusion::common::{DFSchemaRef, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use crate::exec::{EmitMode as WindowEmit, GroupColumn};
@@ -26,6 +26,8 @@ pub struct WindowGroup {
     pub emit: WindowEmit,
     /// Whether `time` is a row's own event time: then rows can be late for this window.
     pub of_rows: bool,
+    /// How far rows can be behind the frontier when they come: a window closes so much later. In microseconds.
+    pub lag_us: i64,
 }
 
 /// An aggregate whose groups live on from batch to batch.
@@ -33,14 +35,18 @@ pub struct WindowGroup {
 /// Its output is the group columns, the aggregates and, where it is a changelog, the weight.
 #[derive(Clone, Debug)]
 pub struct StreamAggregate {
-    /// The rows, insert-only.
+    /// The rows.
     pub input: LogicalPlan,
     /// The keys that are no window columns.
     pub keys: Vec<Expr>,
     /// The aggregate functions.
     pub aggregates: Vec<Expr>,
+    /// The weight of a row, where the input is a changelog: a column of it.
+    pub weight: Option<Expr>,
     /// The window, where the groups have one.
     pub window: Option<WindowGroup>,
+    /// The keys of groups that are there without a row: those of empty grouping sets.
+    pub standing: Vec<Vec<ScalarValue>>,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called: a hash over what it keeps.
@@ -61,8 +67,8 @@ impl StreamAggregate {
         Schema::new(answer)
     }
 
-    fn identity(&self) -> (&LogicalPlan, &Vec<Expr>, &Vec<Expr>, &Option<WindowGroup>, &String) {
-        (&self.input, &self.keys, &self.aggregates, &self.window, &self.name)
+    fn identity(&self) -> impl Eq + Hash + '_ {
+        (&self.input, &self.keys, &self.aggregates, &self.weight, &self.window, &self.name)
     }
 }
 
@@ -101,7 +107,8 @@ impl UserDefinedLogicalNodeCore for StreamAggregate {
 
     fn expressions(&self) -> Vec<Expr> {
         let time = self.window.iter().map(|w| w.time.clone());
-        self.keys.iter().cloned().chain(self.aggregates.iter().cloned()).chain(time).collect()
+        let exprs = self.keys.iter().chain(&self.aggregates).chain(&self.weight);
+        exprs.cloned().chain(time).collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
@@ -111,6 +118,9 @@ impl UserDefinedLogicalNodeCore for StreamAggregate {
     fn fmt_for_explain(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         write!(f, "StreamAggregate: keys=[{}], aggregates=[{}]", list(&self.keys), list(&self.aggregates))?;
+        if self.weight.is_some() {
+            f.write_str(", over a changelog")?;
+        }
         if let Some(w) = &self.window {
             write!(f, ", window={} over {}, emit={:?}", w.spec, w.time, w.emit)?;
         }
@@ -124,6 +134,10 @@ impl UserDefinedLogicalNodeCore for StreamAggregate {
         if let Some(window) = &mut node.window {
             let Some(time) = exprs.pop() else { return internal_err!("a windowed aggregate has a time") };
             window.time = time;
+        }
+        if let Some(weight) = &mut node.weight {
+            let Some(column) = exprs.pop() else { return internal_err!("a changelog has a weight") };
+            *weight = column;
         }
         node.aggregates = exprs.split_off(node.keys.len());
         node.keys = exprs;

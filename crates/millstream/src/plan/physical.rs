@@ -2,30 +2,57 @@
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::{DFSchema, Result, internal_err};
+use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::window::{PlainAggregateWindowExpr, WindowExpr};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner, create_window_expr};
 
+use super::grouping_sets::GroupingSets;
+use super::join::{JoinTime, StreamJoin};
 use super::nodes::{StreamAggregate, StreamScan};
+use super::once::StreamOnce;
+use super::over::{Answer, StreamOver, call, rank_kind};
+use super::ranking::{StreamLimit, StreamRanking};
+use super::session::StreamSession;
+use super::set_op::StreamSetOp;
+use super::upsert::StreamUpsert;
 use crate::exec::{
-    self, Aggregate, KeyedAggregateExec, ScanExec, WindowAggregate, WindowAggregateExec, WindowTableExec,
+    self, Aggregate, DedupExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregateExec, LimitExec, OnceExec,
+    Over, OverExec, OverFunction, Ranking, RankingExec, RetractAggregate, RetractAggregateExec, ScanExec, SessionExec,
+    SessionTableExec, Sessions, SetOpExec, TopN, TopNExec, UpsertExec, WindowAggregate, WindowAggregateExec,
+    WindowJoinExec, WindowTableExec,
 };
-use crate::window::WindowTable;
+use crate::window::{Dedup, SessionTable, WindowTable};
 
 /// The nodes that are right when a plan is run once a batch. Everything else is refused.
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 23] = [
     "ScanExec",
     "SequentialExec",
     "WindowTableExec",
+    "GroupingSetsExec",
     "KeyedAggregateExec",
+    "RetractAggregateExec",
+    "SessionExec",
+    "SetOpExec",
     "WindowAggregateExec",
+    "JoinExec",
+    "WindowJoinExec",
+    "OnceExec",
+    "OverExec",
+    "RankingExec",
+    "TopNExec",
+    "LimitExec",
+    "UpsertExec",
+    "DedupExec",
     "FilterExec",
     "ProjectionExec",
     "UnionExec",
@@ -72,20 +99,73 @@ impl ExtensionPlanner for StreamPlanner {
             let schema = Arc::clone(scan.schema.inner());
             return Ok(Some(Arc::new(ScanExec::new(scan.scan, schema))));
         }
+        if let Some(join) = node.as_any().downcast_ref::<StreamJoin>() {
+            let [left, right] = physical_inputs else { return internal_err!("a join has two inputs") };
+            let exprs = Exprs { planner, session, context, schema: join.left.schema() };
+            return exprs.join(join, Arc::clone(left), Arc::clone(right)).map(Some);
+        }
         let (Some(input), Some(logical)) = (physical_inputs.first(), logical_inputs.first()) else {
             return Ok(None);
         };
+        if let Some(once) = node.as_any().downcast_ref::<StreamOnce>() {
+            return Ok(Some(Arc::new(OnceExec::try_new(once.name.as_str(), Arc::clone(input))?)));
+        }
         let exprs = Exprs { planner, session, context, schema: logical.schema() };
         if let Some(window) = node.as_any().downcast_ref::<WindowTable>() {
             let schema = Arc::clone(window.schema.inner());
             let exec = WindowTableExec::try_new(Arc::clone(input), window.time_index()?, window.spec, schema)?;
             return Ok(Some(Arc::new(exec)));
         }
+        if let Some(over) = node.as_any().downcast_ref::<StreamOver>() {
+            return exprs.over(over, Arc::clone(input)).map(Some);
+        }
+        if let Some(ranking) = node.as_any().downcast_ref::<StreamRanking>() {
+            return exprs.ranking(ranking, Arc::clone(input)).map(Some);
+        }
+        if let Some(dedup) = node.as_any().downcast_ref::<Dedup>() {
+            let (keys, time) = (dedup.key_indices()?, dedup.time_index()?);
+            let exec = DedupExec::try_new(dedup.state.as_str(), Arc::clone(input), keys, time, dedup.horizon_us)?;
+            return Ok(Some(Arc::new(exec)));
+        }
+        if let Some(upsert) = node.as_any().downcast_ref::<StreamUpsert>() {
+            let (keys, output) = (upsert.keys.clone(), Arc::clone(upsert.schema.inner()));
+            return Ok(Some(Arc::new(UpsertExec::try_new(upsert.name.as_str(), Arc::clone(input), keys, output)?)));
+        }
+        if let Some(limit) = node.as_any().downcast_ref::<StreamLimit>() {
+            let exec = LimitExec::try_new(limit.name.as_str(), Arc::clone(input), limit.skip, limit.fetch)?;
+            return Ok(Some(Arc::new(exec)));
+        }
+        if let (Some(set_op), [left, right]) = (node.as_any().downcast_ref::<StreamSetOp>(), physical_inputs) {
+            let rows = set_op.schema.fields().iter().take(set_op.schema.fields().len() - 1);
+            let rows = Arc::new(Schema::new(rows.map(Arc::clone).collect::<Vec<_>>()));
+            let inputs = [Arc::clone(left), Arc::clone(right)];
+            let exec = SetOpExec::try_new(set_op.name.as_str(), inputs, set_op.changelog, set_op.op, rows)?;
+            return Ok(Some(Arc::new(exec)));
+        }
+        if let Some(table) = node.as_any().downcast_ref::<SessionTable>() {
+            let (time, keys, schema) = (table.time_index()?, table.key_indices()?, Arc::clone(table.schema.inner()));
+            let exec = SessionTableExec::try_new(Arc::clone(input), time, keys, table.gap_us, schema)?;
+            return Ok(Some(Arc::new(exec)));
+        }
+        if let Some(stream) = node.as_any().downcast_ref::<StreamSession>() {
+            let (table, emit) = (&stream.table, stream.emit);
+            let (time, keys, gap_us) = (table.time_index()?, table.key_indices()?, table.gap_us);
+            let lag_us = stream.lag_us;
+            let (sessions, rows) = (Sessions { time, keys, gap_us, lag_us, emit }, Arc::clone(table.schema.inner()));
+            return Ok(Some(Arc::new(SessionExec::try_new(stream.name.as_str(), Arc::clone(input), sessions, rows)?)));
+        }
+        if let Some(sets) = node.as_any().downcast_ref::<GroupingSets>() {
+            return exprs.grouping_sets(sets, Arc::clone(input)).map(Some);
+        }
         let Some(aggregate) = node.as_any().downcast_ref::<StreamAggregate>() else { return Ok(None) };
         exprs.aggregate(aggregate, Arc::clone(input)).map(Some)
     }
 }
 
+/// PARTITION BY and ORDER BY.
+type Sorted = (Vec<Arc<dyn PhysicalExpr>>, Vec<PhysicalSortExpr>);
+
+#[derive(Clone, Copy)]
 struct Exprs<'a> {
     planner: &'a dyn PhysicalPlanner,
     session: &'a dyn Session,
@@ -96,6 +176,106 @@ struct Exprs<'a> {
 impl Exprs<'_> {
     fn physical(&self, expr: &Expr) -> Result<Arc<dyn PhysicalExpr>> {
         self.planner.create_physical_expr(expr, self.schema, self.session, self.context)
+    }
+
+    fn join(
+        &self,
+        node: &StreamJoin,
+        left: Arc<dyn ExecutionPlan>,
+        right: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let of_right = Exprs { schema: node.right.schema(), ..*self };
+        let pair = node.pair_schema()?;
+        let of_pair = Exprs { schema: &pair, ..*self };
+        let on = node.on.iter().map(|(l, r)| Ok((self.physical(l)?, of_right.physical(r)?)));
+        let mut join = Join {
+            kind: node.kind,
+            on: on.collect::<Result<_>>()?,
+            filter: node.filter.as_ref().map(|f| of_pair.physical(f)).transpose()?,
+            null_equals_null: node.null_equals_null,
+            null_aware: node.null_aware,
+            interval: None,
+        };
+        let (name, answer) = (node.name.as_str(), node.answer_schema());
+        match node.time {
+            JoinTime::Unbounded => {}
+            JoinTime::Interval { expiries, granule_us, .. } => {
+                join.interval = Some(Interval { expiries, granule_us });
+            }
+            JoinTime::Windows { closes, .. } => {
+                return Ok(Arc::new(WindowJoinExec::try_new(name, left, right, join, closes, &answer)?));
+            }
+        }
+        Ok(Arc::new(JoinExec::try_new(name, left, right, join, &answer)?))
+    }
+
+    /// A window function as DataFusion runs it; that it can run at all is found out here.
+    fn window(&self, expr: &Expr) -> Result<Arc<dyn WindowExpr>> {
+        let function = create_window_expr(expr, self.schema, self.session.execution_props(), self.context)?;
+        function.create_window_fn()?;
+        Ok(function)
+    }
+
+    /// PARTITION BY and ORDER BY of some window functions: all have the same.
+    fn sorted(&self, functions: &[Expr]) -> Result<Sorted> {
+        let Some(first) = functions.first() else { return internal_err!("there is no window function") };
+        let first = self.window(first)?;
+        Ok((first.partition_by().to_vec(), first.order_by().to_vec()))
+    }
+
+    fn over(&self, node: &StreamOver, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let (partition, order) = self.sorted(&node.functions)?;
+        let mut functions = vec![];
+        for (expr, answer) in node.functions.iter().zip(&node.answers) {
+            functions.push(match answer {
+                Answer::Rank(kind) => OverFunction::Rank(*kind),
+                Answer::Framed => OverFunction::Framed(self.window(expr)?),
+                Answer::Running { peers } => {
+                    let window = self.window(expr)?;
+                    let Some(plain) = window.as_any().downcast_ref::<PlainAggregateWindowExpr>() else {
+                        return internal_err!("an aggregate that runs from the first row on slides");
+                    };
+                    let function = Arc::new(plain.get_aggregate_expr().clone());
+                    let filter = call(expr).and_then(|c| c.params.filter.as_ref());
+                    let filter = filter.map(|f| self.physical(f)).transpose()?;
+                    OverFunction::Running { function, filter, peers: *peers }
+                }
+            });
+        }
+        let Expr::Column(time) = &node.time else { return internal_err!("the time of a window function is a column") };
+        let time = self.schema.index_of_column(time)?;
+        let over = Over { partition, order, functions, time, after_us: node.after_us, keep: node.keep };
+        let output = Arc::clone(node.schema.inner());
+        Ok(Arc::new(OverExec::try_new(node.name.as_str(), input, over, output)?))
+    }
+
+    fn ranking(&self, node: &StreamRanking, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let (partition, order) = self.sorted(&node.functions)?;
+        let (name, output) = (node.name.as_str(), Arc::clone(node.schema.inner()));
+        if let Some(head) = node.keeps_best() {
+            let top = TopN { partition, order, kind: head.kind, limit: head.limit };
+            return Ok(Arc::new(TopNExec::try_new(name, input, top, output)?));
+        }
+        let functions = node.functions.iter().map(|expr| match rank_kind(expr) {
+            Some(kind) => Ok(OverFunction::Rank(kind)),
+            None => self.window(expr).map(OverFunction::Framed),
+        });
+        let functions = functions.collect::<Result<_>>()?;
+        let ranking = Ranking { partition, order, functions, head: node.head };
+        Ok(Arc::new(RankingExec::try_new(name, input, ranking, output)?))
+    }
+
+    fn column(&self, expr: &Expr) -> Result<usize> {
+        let Expr::Column(column) = expr else { return internal_err!("{expr} is no column") };
+        self.schema.index_of_column(column)
+    }
+
+    fn grouping_sets(&self, node: &GroupingSets, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let keys = node.keys.iter().map(|e| self.physical(&e.clone().unalias())).collect::<Result<Vec<_>>>()?;
+        let number = |id: u64| ScalarValue::UInt64(Some(id)).cast_to(&node.id);
+        let sets = node.sets.iter().map(|set| Ok((set.nulls.clone(), number(set.id)?))).collect::<Result<Vec<_>>>()?;
+        let schema = Arc::clone(node.schema.inner());
+        Ok(Arc::new(GroupingSetsExec::try_new(input, keys, sets, schema)?))
     }
 
     fn aggregate(&self, node: &StreamAggregate, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -110,13 +290,27 @@ impl Exprs<'_> {
         }
         let answer = node.answer_schema();
         let name = node.name.as_str();
-        let Some(window) = &node.window else {
-            return Ok(Arc::new(KeyedAggregateExec::try_new(name, input, keys, &aggregates, &answer)?));
+        let standing = columns_of(&node.standing)?;
+        let time = node.window.as_ref().map(|window| self.column(&window.time)).transpose()?;
+        if let Some(weight) = &node.weight {
+            let (weight, lag_us) = (self.column(weight)?, node.window.as_ref().map_or(0, |w| w.lag_us));
+            let query = RetractAggregate { keys, weight, last: time, lag_us, standing, aggregates };
+            return Ok(Arc::new(RetractAggregateExec::try_new(name, input, query, &answer)?));
+        }
+        let (Some(window), Some(time)) = (&node.window, time) else {
+            let exec = KeyedAggregateExec::try_new(name, input, keys, &aggregates, &answer)?;
+            return Ok(Arc::new(exec.with_standing(standing)));
         };
-        let Expr::Column(time) = &window.time else { return internal_err!("the time of a window is a column") };
-        let time = self.schema.index_of_column(time)?;
         let (spec, columns, emit) = (window.spec, window.columns.clone(), window.emit);
-        let spec = WindowAggregate { spec, time, keys, columns, aggregates, emit };
+        let lag_us = window.lag_us;
+        let spec = WindowAggregate { spec, time, keys, columns, aggregates, emit, lag_us };
         Ok(Arc::new(WindowAggregateExec::try_new(name, input, spec, &answer)?))
     }
+}
+
+/// Rows of values as columns.
+fn columns_of(rows: &[Vec<ScalarValue>]) -> Result<Vec<ArrayRef>> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let column = |i: usize| ScalarValue::iter_to_array(rows.iter().filter_map(|row| row.get(i)).cloned());
+    (0..columns).map(column).collect()
 }

@@ -2,7 +2,7 @@
 
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
 use millstream_core::Error;
 
@@ -69,47 +69,36 @@ impl Refusal {
     pub fn of_node(plan: &LogicalPlan) -> Self {
         const LATER: &str = "is not supported on a stream yet";
         match plan {
-            LogicalPlan::Join(join) => {
-                let kind = match join.join_type {
-                    JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftAnti | JoinType::RightAnti => {
-                        "a semi or anti join"
-                    }
-                    _ => "a join",
-                };
-                Self::new(
-                    "JOIN",
-                    format!("{kind} {LATER}"),
-                    "join when the results are read, or aggregate each side by itself",
-                )
-            }
-            LogicalPlan::Window(_) => Self::new(
-                "OVER",
-                format!("a window function (OVER) {LATER}"),
-                "aggregate per TUMBLE, HOP or CUMULATE window with GROUP BY window_start, window_end",
-            ),
             LogicalPlan::Sort(_) => Self::new(
                 "ORDER BY",
                 "ORDER BY over an input that never ends would never answer",
-                "leave it out and sort what was written, or use millstream sql over files, which end",
-            ),
-            LogicalPlan::Limit(_) => Self::new(
-                "LIMIT",
-                format!("LIMIT {LATER}: which rows come first depends on how the input is cut"),
-                "leave it out, or limit what was written",
+                "add a LIMIT for the first rows as they change, leave it out and sort what was written, or use millstream sql over files, which end",
             ),
             LogicalPlan::RecursiveQuery(_) => {
                 Self::new("RECURSIVE", format!("WITH RECURSIVE {LATER}"), "write the steps as views")
             }
-            LogicalPlan::Distinct(_) => Self::new(
-                "DISTINCT ON",
-                format!("DISTINCT ON {LATER}"),
-                "group by the columns and take first_value(..) of the others",
-            ),
             LogicalPlan::Subquery(_) => subquery(),
             other => {
                 Self::new("SELECT", format!("{} {LATER}", other.display()), "see docs/sql.md for what can be streamed")
             }
         }
+    }
+
+    /// Why a scalar subquery of this node is refused: it could have more than one row.
+    pub fn of_scalar_subqueries(plan: &LogicalPlan) -> Option<Self> {
+        let many = |e: &Expr| match e {
+            // One that looks at the row is an aggregate: the analyzer has seen to it.
+            Expr::ScalarSubquery(s) if s.outer_ref_columns.is_empty() => s.subquery.max_rows().is_none_or(|n| n > 1),
+            _ => false,
+        };
+        let found = plan.expressions().iter().any(|e| e.exists(|e| Ok(many(e))).unwrap_or(true));
+        found.then(|| {
+            Self::new(
+                "SELECT",
+                "a subquery that stands for one value could have more than one row, which is an error in SQL",
+                "aggregate it without GROUP BY (SELECT max(x) FROM ..), or join with it",
+            )
+        })
     }
 
     /// Why an expression of this node is refused, if one is.
@@ -132,7 +121,7 @@ fn of_expression(expr: &Expr) -> Option<Refusal> {
     match expr {
         Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => Some(subquery()),
         Expr::ScalarFunction(call)
-            if call.func.signature().volatility == Volatility::Volatile && !clock::is_batch_time(&call.func) =>
+            if call.func.signature().volatility == Volatility::Volatile && !clock::is_replayable(&call.func) =>
         {
             Some(Refusal::new(
                 call.func.name(),
@@ -150,7 +139,7 @@ fn of_expression(expr: &Expr) -> Option<Refusal> {
 fn subquery() -> Refusal {
     Refusal::new(
         "SELECT",
-        "a subquery in an expression is not supported on a stream yet: its value would be that of one batch",
-        "put the value into the query as a constant, or write both results and compare them when they are read",
+        "a subquery is not supported in this place: on a stream it has to become a join",
+        "write it in WHERE or SELECT, or as a join",
     )
 }

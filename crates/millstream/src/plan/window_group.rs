@@ -34,15 +34,18 @@ pub fn split(group: &[Expr], input: &Edge) -> (Windows, Vec<Expr>) {
     (windows, keys)
 }
 
-/// Whether the window columns among the keys say which window it is. The start of a CUMULATE does not.
+/// Whether the window columns among the keys say which window it is.
 pub fn determines_window(windows: &Windows) -> bool {
     let specs: Vec<_> = windows.iter().flatten().map(|(_, spec, of_rows)| (spec, of_rows)).collect();
     let same = specs.windows(2).all(|pair| pair[0] == pair[1]);
-    let determined = windows
-        .iter()
-        .flatten()
-        .any(|(part, spec, _)| *part != WindowPart::Start || !matches!(spec.kind, WindowKind::Cumulate { .. }));
+    let determined =
+        windows.iter().flatten().any(|(part, spec, _)| *part != WindowPart::Start || start_determines(spec));
     same && determined
+}
+
+/// Whether a window's start says where it ends.
+fn start_determines(spec: &WindowSpec) -> bool {
+    !matches!(spec.kind, WindowKind::Cumulate { .. } | WindowKind::Session { .. })
 }
 
 /// What the output's group column is.
@@ -61,12 +64,12 @@ pub fn fact_of(column: GroupColumn, windows: &Windows) -> ColumnFact {
 }
 
 /// What the output's group columns are where they are plain keys to the operator.
-pub fn facts_of_keys(group: &[Expr], input: &Edge) -> Vec<ColumnFact> {
-    let fact = |e: &Expr| match source_column(e, input.plan.schema()).and_then(|c| input.facts.get(c)) {
-        Some(ColumnFact::Window { part, spec, .. }) => ColumnFact::Window { part: *part, spec: *spec, of_rows: false },
-        _ => ColumnFact::Plain,
+pub fn facts_of_keys(windows: &Windows) -> Vec<ColumnFact> {
+    let fact = |w: &Option<(WindowPart, WindowSpec, bool)>| match w {
+        Some((part, spec, _)) => ColumnFact::Window { part: *part, spec: *spec, of_rows: false },
+        None => ColumnFact::Plain,
     };
-    group.iter().map(fact).collect()
+    windows.iter().map(fact).collect()
 }
 
 /// The aggregate over panes: the window table between the rows and the aggregate is taken out.
@@ -96,7 +99,7 @@ pub fn fuse(
             GroupColumn::Key(next - 1)
         }
     });
-    let group = WindowGroup { spec, columns: columns.collect(), time: Expr::Column(time), emit, of_rows };
+    let group = WindowGroup { spec, columns: columns.collect(), time: Expr::Column(time), emit, of_rows, lag_us: 0 };
     Ok(Some((plan, group, keys.to_vec())))
 }
 
@@ -151,10 +154,9 @@ fn is_window_result(plan: &LogicalPlan, column: usize) -> bool {
 }
 
 /// The aggregate by the window columns that the rows carry: a window of its own for each `window_end`.
-pub fn by_columns(windows: &Windows, node: &Aggregate, input: &Edge, emit: WindowEmit) -> Result<Parts, Refusal> {
-    let chosen = node.group_expr.iter().zip(windows).find_map(|(e, w)| {
-        w.filter(|(part, spec, _)| *part != WindowPart::Start || !matches!(spec.kind, WindowKind::Cumulate { .. }))
-            .map(|w| (e, w))
+pub fn by_columns(windows: &Windows, group: &[Expr], input: &Edge, emit: WindowEmit) -> Result<Parts, Refusal> {
+    let chosen = group.iter().zip(windows).find_map(|(e, w)| {
+        w.filter(|(part, spec, _)| *part != WindowPart::Start || start_determines(spec)).map(|w| (e, w))
     });
     let Some((expr, (part, spec, _))) = chosen else {
         return Err(Refusal::bug("a windowed GROUP BY without a window column"));
@@ -170,8 +172,8 @@ pub fn by_columns(windows: &Windows, node: &Aggregate, input: &Edge, emit: Windo
     let duration = ScalarValue::DurationMicrosecond(Some(last_us));
     exprs.push((cast(expr.clone().unalias(), micros) + lit(duration)).alias(TIME));
     let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan.clone()))?);
-    let columns = (0..node.group_expr.len()).map(GroupColumn::Key).collect();
+    let columns = (0..group.len()).map(GroupColumn::Key).collect();
     let spec = WindowSpec { kind: WindowKind::Tumble { size_us: 1 }, offset_us: 0 };
-    let group = WindowGroup { spec, time: bare(TIME), columns, emit, of_rows: false };
-    Ok((plan, group, node.group_expr.clone()))
+    let window = WindowGroup { spec, time: bare(TIME), columns, emit, of_rows: false, lag_us: 0 };
+    Ok((plan, window, group.to_vec()))
 }
