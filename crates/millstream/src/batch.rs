@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -26,7 +27,9 @@ use millstream_core::Error;
 use millstream_core::batch::{PartitionId, Place, Positions};
 use millstream_core::source::{Boundedness, Limit, Source, SourceTable};
 
-use crate::plan::StreamPlanner;
+use crate::changelog::{last_of_keys, net_rows};
+use crate::plan::{StreamPlanner, distinct_on_as_rank};
+use crate::set_op::CountedSetOp;
 use crate::sql::StreamTable;
 
 /// Rows at the most that are read at once.
@@ -68,6 +71,11 @@ pub async fn answer(
     extents: &BTreeMap<String, Extent>,
 ) -> Result<SendableRecordBatchStream> {
     let plan = plan.transform_up_with_subqueries(|node| {
+        if let LogicalPlan::Extension(extension) = &node
+            && let Some(counted) = extension.node.as_any().downcast_ref::<CountedSetOp>()
+        {
+            return Ok(Transformed::yes(counted.in_batch()?));
+        }
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         let provider = source_as_provider(&scan.source)?;
         let Some(table) = (provider.as_ref() as &dyn Any).downcast_ref::<StreamTable>() else {
@@ -79,11 +87,12 @@ pub async fn answer(
             source: Arc::clone(&table.source),
             schema: provider.schema(),
             extent,
+            net: Net::of(table),
         };
         scan.source = provider_as_source(Arc::new(table));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
-    let plan = state.optimize(&plan.data)?;
+    let plan = state.optimize(&distinct_on_as_rank(plan.data)?)?;
     let plan = BatchPlanner.create_physical_plan(&plan, state).await?;
     execute_stream(plan, Arc::new(TaskContext::from(state)))
 }
@@ -95,6 +104,33 @@ struct BatchTable {
     source: Arc<dyn SourceTable>,
     schema: SchemaRef,
     extent: Extent,
+    net: Option<Net>,
+}
+
+/// What is left in the end of a table whose rows change.
+#[derive(Clone, Debug)]
+struct Net {
+    /// The PRIMARY KEY, of which the last row counts. Without one the weights of equal rows add up.
+    key: Vec<usize>,
+    /// The weight's column in the source, where it has one.
+    weight: Option<usize>,
+}
+
+impl Net {
+    fn of(table: &StreamTable) -> Option<Self> {
+        let columns = table.source.schema().fields().len();
+        let weight = table.is_changelog().then(|| columns.saturating_sub(1));
+        table.changes().then(|| Self { key: table.primary_key(), weight })
+    }
+
+    /// The columns to read for these, which come first, and where the key is among them.
+    fn read(&self, projection: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let mut read = projection.to_vec();
+        read.extend(self.key.iter().filter(|k| !projection.contains(k)));
+        let key = self.key.iter().filter_map(|k| read.iter().position(|column| column == k)).collect();
+        read.extend(self.weight);
+        (read, key)
+    }
 }
 
 #[async_trait]
@@ -116,7 +152,8 @@ impl TableProvider for BatchTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
-        let source = self.source.source(projection).map_err(external)?;
+        let (read, key) = self.net.as_ref().map_or_else(|| (projection.to_vec(), vec![]), |net| net.read(projection));
+        let source = self.source.source(&read).map_err(external)?;
         if source.boundedness() == Boundedness::Followed && self.extent.upto.is_none() {
             let name = &self.name;
             return Err(external(Error::query(format!(
@@ -124,7 +161,9 @@ impl TableProvider for BatchTable {
             ))));
         }
         let schema = Arc::new(self.schema.project(projection)?);
-        let partition = Arc::new(WholeSource { source, schema: Arc::clone(&schema), extent: self.extent.clone() });
+        let net = self.net.as_ref().map(|_| key);
+        let partition = WholeSource { source, schema: Arc::clone(&schema), extent: self.extent.clone(), net };
+        let partition = Arc::new(partition);
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![partition], None, vec![], false, None)?))
     }
 }
@@ -138,6 +177,19 @@ struct WholeSource {
     source: Arc<dyn Source>,
     schema: SchemaRef,
     extent: Extent,
+    /// Where the table's rows change: where the key is among the columns that are read.
+    net: Option<Vec<usize>>,
+}
+
+/// The rows that are left in the end: the first columns of them.
+fn net(batches: &[RecordBatch], read: &SchemaRef, key: &[usize], schema: &SchemaRef) -> Result<RecordBatch> {
+    let rows = match key {
+        [] => net_rows(batches, read).map_err(external)?,
+        key => last_of_keys(&concat_batches(read, batches)?, key).map_err(external)?,
+    };
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    let columns = rows.columns().iter().take(schema.fields().len()).cloned().collect();
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 impl PartitionStream for WholeSource {
@@ -157,7 +209,16 @@ impl PartitionStream for WholeSource {
         });
         // The declared schema carries metadata that the source knows nothing of.
         let rows = rounds.map_ok(|rows| futures::stream::iter(rows.into_iter().map(Ok::<_, DataFusionError>)));
-        let rows = rows.try_flatten().and_then(move |rows| {
+        let rows = rows.try_flatten();
+        if let Some(key) = self.net.clone() {
+            let (read, schema) = (self.source.schema(), Arc::clone(&self.schema));
+            let rows = futures::stream::once(async move {
+                let batches: Vec<RecordBatch> = rows.try_collect().await?;
+                net(&batches, &read, &key, &schema)
+            });
+            return Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows));
+        }
+        let rows = rows.and_then(move |rows| {
             std::future::ready(rows.with_schema(Arc::clone(&schema)).map_err(DataFusionError::from))
         });
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows.boxed()))

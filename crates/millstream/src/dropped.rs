@@ -1,7 +1,12 @@
 //! The rows that are not part of an answer, as tables: `<source>$rejected` and `<query>$late`.
+//!
+//! [`tables`] reads them for a person, from a state directory; a [`DroppedTable`] lets another query of the same
+//! pipeline stream them (a dead letter file, a topic).
+
+mod stream;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
@@ -13,7 +18,7 @@ use millstream_core::disk::RealDisk;
 use millstream_core::log::read_dropped;
 use millstream_core::{Error, Result};
 
-use crate::pipeline::query_dirs;
+pub use stream::{DroppedTable, Feed, Patience};
 
 /// The columns of both tables. `line` counts from 1; `offset` is the source's own coordinate.
 pub fn schema() -> SchemaRef {
@@ -30,22 +35,28 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// The dropped rows of every query below a state directory, as tables by name. The pipeline may be running.
+/// Whose rows a name means: `x$rejected` and `q$late`; `None` for any other name.
+pub fn parse_name(name: &str) -> Option<(&str, DropKind)> {
+    let rejected = name.strip_suffix("$rejected").map(|source| (source, DropKind::Rejected));
+    rejected.or_else(|| name.strip_suffix("$late").map(|query| (query, DropKind::Late)))
+}
+
+/// The dropped rows of queries, given with the directories of their logs, as tables by name. They may be running.
 ///
 /// A source that several queries read has a row for each of them, told apart by `query`.
 ///
 /// # Errors
-/// Where the directory or the stored rows can't be read.
-pub fn tables(state_dir: &Path) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
+/// Where a directory or the stored rows can't be read.
+pub fn tables(queries: &[(String, PathBuf)]) -> Result<Vec<(String, Arc<dyn TableProvider>)>> {
     let mut rows: BTreeMap<String, Vec<(String, BatchId, Dropped)>> = BTreeMap::new();
-    for (query, dir) in query_dirs(state_dir)? {
+    for (query, dir) in queries {
         rows.entry(format!("{query}$late")).or_default();
-        if let Some(status) = millstream_core::log::read_status(&RealDisk, &dir)? {
+        if let Some(status) = millstream_core::log::read_status(&RealDisk, dir)? {
             for account in &status.totals {
                 rows.entry(format!("{}$rejected", account.source)).or_default();
             }
         }
-        for (batch, row) in read_dropped(&RealDisk, &dir)? {
+        for (batch, row) in read_dropped(&RealDisk, dir, BatchId(0))? {
             let table = match row.kind {
                 DropKind::Rejected => format!("{}$rejected", row.source),
                 DropKind::Late => format!("{query}$late"),
@@ -53,10 +64,15 @@ pub fn tables(state_dir: &Path) -> Result<Vec<(String, Arc<dyn TableProvider>)>>
             rows.entry(table).or_default().push((query.clone(), batch, row));
         }
     }
-    rows.into_iter().map(|(name, rows)| Ok((name, table(&rows)?))).collect()
+    let table = |(name, rows): (String, Vec<_>)| {
+        let table = MemTable::try_new(schema(), vec![vec![record_batch(&rows)?]]);
+        let table = table.map_err(|e| Error::bug("dropped rows make no table").caused_by(e))?;
+        Ok((name, Arc::new(table) as _))
+    };
+    rows.into_iter().map(table).collect()
 }
 
-fn table(rows: &[(String, BatchId, Dropped)]) -> Result<Arc<dyn TableProvider>> {
+fn record_batch(rows: &[(String, BatchId, Dropped)]) -> Result<RecordBatch> {
     let texts = |text: fn(&(String, BatchId, Dropped)) -> &str| -> ArrayRef {
         Arc::new(rows.iter().map(|r| Some(text(r))).collect::<StringArray>())
     };
@@ -72,7 +88,5 @@ fn table(rows: &[(String, BatchId, Dropped)]) -> Result<Arc<dyn TableProvider>> 
         texts(|r| &r.2.reason),
         texts(|r| &r.2.raw),
     ];
-    let rows = RecordBatch::try_new(schema(), columns)?;
-    let table = MemTable::try_new(schema(), vec![vec![rows]]);
-    Ok(Arc::new(table.map_err(|e| Error::bug("dropped rows make no table").caused_by(e))?))
+    Ok(RecordBatch::try_new(schema(), columns)?)
 }

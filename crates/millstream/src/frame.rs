@@ -27,8 +27,16 @@ pub use writer::StreamWriter;
 use crate::batch::answer;
 use crate::pipeline::emit_mode;
 use crate::plan::{Compiled, EmitMode, Refusal, compile, describe_state};
-use crate::sql::{PlannedQuery, SqlError};
-use crate::window::{WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
+use crate::sql::{Connectors, PlannedQuery, SqlError};
+use crate::window::{Dedup, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
+
+/// What a frame was made in: the session's functions, its connectors, and what relative paths are relative to.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    pub(crate) state: Arc<SessionState>,
+    pub(crate) connectors: Arc<dyn Connectors>,
+    pub(crate) base_dir: PathBuf,
+}
 
 /// A table that may never end. Cheap to clone; each method gives a new frame.
 ///
@@ -54,8 +62,7 @@ use crate::window::{WindowKind, WindowSpec, WindowTable, is_event_time, micros_f
 #[derive(Clone, Debug)]
 pub struct StreamFrame {
     plan: LogicalPlan,
-    state: Arc<SessionState>,
-    base_dir: PathBuf,
+    room: Room,
     emit: EmitMode,
     /// The SQL that the plan was written as, as long as it is that plan.
     query: Option<Arc<PlannedQuery>>,
@@ -88,13 +95,13 @@ fn micros(length: Duration) -> i64 {
 }
 
 impl StreamFrame {
-    pub(crate) fn new(plan: LogicalPlan, state: SessionState, base_dir: PathBuf) -> Self {
-        Self { plan, state: Arc::new(state), base_dir, emit: EmitMode::Default, query: None }
+    pub(crate) fn new(plan: LogicalPlan, room: Room) -> Self {
+        Self { plan, room, emit: EmitMode::Default, query: None }
     }
 
-    pub(crate) fn of_query(query: PlannedQuery, state: SessionState, base_dir: PathBuf) -> Self {
+    pub(crate) fn of_query(query: PlannedQuery, room: Room) -> Self {
         let (plan, emit) = (query.plan.clone(), emit_mode(query.emit));
-        Self { plan, state: Arc::new(state), base_dir, emit, query: Some(Arc::new(query)) }
+        Self { plan, room, emit, query: Some(Arc::new(query)) }
     }
 
     /// The columns. That of an event time says so in its metadata.
@@ -235,6 +242,38 @@ impl StreamFrame {
         Ok(Self { plan, query: None, ..self })
     }
 
+    /// Leaves out the rows that repeat an earlier one: producers that send again, say, with a UUID in each event.
+    ///
+    /// The rows are taken in the order of their event time `time`. A row is passed on unless one with the same `keys`
+    /// came at most `horizon` before it. A stream passes a row on when the watermark is past it, and remembers a key
+    /// until the watermark is the horizon past its last row; rows that come behind the watermark are late.
+    ///
+    /// ```
+    /// # use millstream::prelude::*;
+    /// use millstream::datafusion::prelude::to_timestamp_millis;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<()> {
+    /// # let session = Session::new()?;
+    /// # session.sql("CREATE TABLE events (ms BIGINT, id BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '30',
+    /// #              'fields.ms.kind' = 'sequence', 'fields.ms.start' = '1', 'fields.id.min' = '7', 'fields.id.max' = '7')")?;
+    /// let events = session.table("events")?.with_column("at", to_timestamp_millis(vec![col("ms")]))?;
+    /// let once = events.with_watermark("at", Duration::from_secs(5))?.dedup(&["id"], "at", Duration::from_secs(60))?;
+    /// # assert_eq!(once.collect().await?.iter().map(|rows| rows.num_rows()).sum::<usize>(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where a column is not there, or `time` is no event time.
+    pub fn dedup(self, keys: &[&str], time: &str, horizon: Duration) -> Result<Self> {
+        let at = |name: &str| Ok(Column::from(self.plan.schema().qualified_field(self.column(name)?)));
+        let columns = keys.iter().map(|key| at(key)).collect::<Result<Vec<_>>>()?;
+        let time = at(time)?;
+        let node = Dedup::try_new(self.plan, columns, time, micros(horizon)).map_err(of_datafusion)?;
+        let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+        Ok(Self { plan, query: None, ..self })
+    }
+
     /// A row for each group. Groups with `window_start` and `window_end` among them are answered once, when the
     /// watermark closes the window; others whenever they change, as a changelog.
     ///
@@ -273,7 +312,7 @@ impl StreamFrame {
     /// [`millstream_core::ErrorKind::Query`] where a table is followed for ever; what the source says where it can't
     /// be read.
     pub async fn collect(&self) -> Result<Vec<RecordBatch>> {
-        let rows = answer(self.plan.clone(), &self.state, &BTreeMap::new()).await;
+        let rows = answer(self.plan.clone(), &self.room.state, &BTreeMap::new()).await;
         let rows = rows.map_err(|e| self.placed(&e))?;
         rows.try_collect().await.map_err(|e| self.placed(&e))
     }
@@ -289,7 +328,7 @@ impl StreamFrame {
     /// [`millstream_core::ErrorKind::Query`] where it can't be streamed.
     pub async fn compile(&self) -> Result<Compiled> {
         event_time::check_tables(&self.plan)?;
-        compile(self.plan.clone(), self.emit, &self.state).await.map_err(|refusal| match (&self.query, refusal) {
+        compile(self.plan.clone(), self.emit, &self.room.state).await.map_err(|refusal| match (&self.query, refusal) {
             (Some(query), refusal) => refusal.at(query),
             (None, Refusal::Construct { reason, instead, .. }) => Error::query(format!("{reason}; {instead}")),
             (None, Refusal::Plan(error)) => of_datafusion(*error),
@@ -327,6 +366,7 @@ fn lengths(windows: WindowSpec) -> [i64; 3] {
         WindowKind::Tumble { size_us } => (size_us, size_us),
         WindowKind::Hop { slide_us, size_us } => (slide_us, size_us),
         WindowKind::Cumulate { step_us, size_us } => (step_us, size_us),
+        WindowKind::Session { gap_us } => (gap_us, gap_us),
     };
     [step, size, windows.offset_us]
 }

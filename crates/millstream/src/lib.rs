@@ -53,6 +53,8 @@ pub mod pipeline;
 pub mod plan;
 pub mod runner;
 pub mod session;
+pub mod set_op;
+pub mod settings;
 pub mod sql;
 pub mod window;
 

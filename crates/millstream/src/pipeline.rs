@@ -3,6 +3,7 @@
 //! Each INSERT is a query of its own: it has its own batches, its own log below the pipeline's state
 //! directory, and its own account.
 
+mod dead_letters;
 mod live;
 
 use std::collections::BTreeMap;
@@ -15,16 +16,17 @@ use millstream_core::disk::{RealDisk, SharedDisk};
 use millstream_core::log::Epoch;
 use millstream_core::query::{Query, QueryConfig, QueryHandle, QuerySource, Stopper, Trigger};
 use millstream_core::sink::{Guarantee, OutputKind, Sink};
-use millstream_core::source::{Limit, SourceTable};
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 use millstream_state::StateStore;
 
 pub use live::LiveQuery;
 
+use self::dead_letters::{DeadLetters, reads_dropped_rows};
 use crate::plan::{Compiled, EmitMode, compile};
 use crate::runner::{Input, LocalRunner};
-use crate::sql::{Connectors, Emit, Planner};
+use crate::settings::Settings;
+use crate::sql::{Connectors, Emit, PlannedQuery, Planner};
 
 /// The queries of a file.
 #[derive(Debug)]
@@ -33,8 +35,9 @@ pub struct Pipeline {
     pub name: String,
     /// Where the state lies unless somebody says otherwise.
     pub state_dir: PathBuf,
-    /// Its INSERTs, in order.
+    /// Its INSERTs, in order; those that read dropped rows last.
     pub queries: Vec<PipelineQuery>,
+    dead_letters: Arc<DeadLetters>,
 }
 
 /// One INSERT, compiled.
@@ -48,28 +51,26 @@ pub struct PipelineQuery {
     pub compiled: Compiled,
     /// The table it inserts into.
     pub sink: TableSpec,
+    /// What SET said before it.
+    pub settings: Settings,
+    connectors: Arc<dyn Connectors>,
 }
 
 /// How a pipeline runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// The directory of logs and checkpoints; the pipeline's own where it is not given.
     pub state_dir: Option<PathBuf>,
-    /// When a batch begins.
-    pub trigger: Trigger,
-    /// How much a batch may hold.
-    pub limit: Limit,
+    /// When a batch begins; as `SET 'execution.trigger'` says where it is not given.
+    pub trigger: Option<Trigger>,
+    /// How many rows a batch may hold; as `SET 'batch.max-rows'` says where it is not given.
+    pub max_batch_rows: Option<u64>,
+    /// Partitions that are read and decoded at once; as `SET 'parallelism.default'` says where it is not given.
+    pub parallelism: Option<usize>,
     /// Go on where a batch, run again, gives other rows than were published.
     pub accept_divergence: bool,
     /// Go on from the state of a query with another name or plan.
     pub adopt: bool,
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        let limit = Limit { rows: 65_536, bytes: 64 << 20 };
-        Self { state_dir: None, trigger: Trigger::Continuous, limit, accept_divergence: false, adopt: false }
-    }
 }
 
 /// Queries that run.
@@ -79,7 +80,7 @@ pub struct Running {
     pub queries: Vec<(String, QueryHandle)>,
 }
 
-/// The state directory of a file of SQL: `.millstream/<name of the file>` beside where the process was started.
+/// The state directory of a file of SQL: `.millstream/<name of the file>` below where the process was started.
 pub fn default_state_dir(file: &Path) -> PathBuf {
     let name = file.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|| "pipeline".into());
     Path::new(".millstream").join(name)
@@ -111,31 +112,44 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`millstream_core::ErrorKind::Query`] with the place in the SQL, or what its tables' connectors say.
-    pub async fn load(file: &Path) -> Result<Self> {
+    pub async fn load(file: &Path, connectors: Arc<dyn Connectors>) -> Result<Self> {
         let text = std::fs::read_to_string(file)
             .map_err(|e| Error::config(format!("{} can't be read", file.display())).caused_by(e))?;
-        Self::from_sql(&file.display().to_string(), &text, Path::new("."), default_state_dir(file)).await
+        Self::from_sql(&file.display().to_string(), &text, Path::new("."), connectors).await
     }
 
     /// Plans and compiles SQL that was read from `name`.
     ///
     /// # Errors
     /// As [`Pipeline::load`].
-    pub async fn from_sql(name: &str, text: &str, base_dir: &Path, state_dir: PathBuf) -> Result<Self> {
-        let mut planner = planner(base_dir)?;
+    pub async fn from_sql(name: &str, text: &str, base_dir: &Path, connectors: Arc<dyn Connectors>) -> Result<Self> {
+        let mut planner = Planner::new(Arc::clone(&connectors), base_dir)?;
+        let dead_letters = Arc::new(DeadLetters::default());
+        planner.catalog_mut().imply(Arc::clone(&dead_letters) as _);
         let planned = planner.plan(name, text)?;
-        let mut queries = vec![];
-        for query in planned.queries {
+        let mut queries: Vec<PipelineQuery> = vec![];
+        // IMPORTANT: what reads dropped rows comes last, because it ends when the others do.
+        let (last, first): (Vec<_>, Vec<_>) = planned.queries.into_iter().partition(|q| reads_dropped_rows(&q.plan));
+        for query in first.into_iter().chain(last) {
             // EXPLAIN INSERT asks what would run.
             let (Some(sink), false) = (query.sink.clone(), query.explain) else { continue };
             let emit = emit_mode(query.emit);
+            if reads_dropped_rows(&query.plan) {
+                dead_letters.resolve(&queries).map_err(|e| query.error_at_word("FROM", e.message()))?;
+            }
             let compiled = compile(query.plan.clone(), emit, planner.state()).await.map_err(|r| r.at(&query))?;
-            queries.push(PipelineQuery { name: query.name.clone(), sql: query.sql.clone(), compiled, sink });
+            let PlannedQuery { name, sql, settings, .. } = query;
+            let connectors = Arc::clone(&connectors);
+            queries.push(PipelineQuery { name, sql, compiled, sink, settings, connectors });
         }
         if queries.is_empty() {
             return Err(Error::query(format!("{name} has no INSERT INTO .. SELECT: there is nothing to run")));
         }
-        Ok(Self { name: name.to_string(), state_dir, queries })
+        let state_dir = match planned.settings.get("pipeline.name") {
+            Some(name) => Path::new(".millstream").join(name),
+            None => default_state_dir(Path::new(name)),
+        };
+        Ok(Self { name: name.to_string(), state_dir, queries, dead_letters })
     }
 
     /// Starts every query. They go on where their logs end.
@@ -147,6 +161,7 @@ impl Pipeline {
         let mut running = Running { queries: vec![] };
         for query in self.queries {
             let name = query.name.clone();
+            self.dead_letters.feed(&query, &running.queries, &state_dir, query.config(&state_dir, options)?.trigger);
             match query.start(&state_dir, options).await {
                 Ok(handle) => running.queries.push((name, handle)),
                 Err(error) => {
@@ -156,28 +171,6 @@ impl Pipeline {
             }
         }
         Ok(running)
-    }
-}
-
-/// A planner that knows the connectors of this crate.
-///
-/// # Errors
-/// [`millstream_core::ErrorKind::Bug`] where the session can't be set up.
-pub fn planner(base_dir: &Path) -> Result<Planner> {
-    Planner::new(Arc::new(BuiltIn), base_dir)
-}
-
-/// The connectors that need no service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BuiltIn;
-
-impl Connectors for BuiltIn {
-    fn source(&self, spec: &TableSpec) -> Result<Arc<dyn SourceTable>> {
-        millstream_io::source::source_table(spec)
-    }
-
-    fn infer(&self, path: &str, base_dir: &Path) -> Result<TableSpec> {
-        millstream_io::source::infer_table(path, base_dir)
     }
 }
 
@@ -198,8 +191,34 @@ impl PipelineQuery {
     /// [`millstream_core::ErrorKind::Config`] where its options don't fit.
     pub fn sink(&self) -> Result<Box<dyn Sink>> {
         let schema = Arc::clone(&self.compiled.output);
-        millstream_io::sink::sink(&self.sink, &self.name, self.compiled.kind, schema)
+        self.check_primary_key()?;
+        self.connectors
+            .sink(&self.sink, &self.name, self.compiled.kind, schema)
             .map_err(|e| e.at(format!("table {}", self.sink.name)))
+    }
+
+    /// A sink with a PRIMARY KEY keeps one row a key, so the rows of the answer must be told apart by it.
+    fn check_primary_key(&self) -> Result<()> {
+        let TableSpec { name, schema, primary_key, .. } = &self.sink;
+        if primary_key.is_empty() || self.compiled.kind == OutputKind::Append {
+            return Ok(());
+        }
+        let declared = primary_key.join(", ");
+        let refused = |why: String| {
+            Err(Error::query(format!(
+                "the table {name} has the PRIMARY KEY ({declared}), and {why}: rows of the answer would overwrite each \
+                 other. Declare the key that the query has, or no key and take the changelog"
+            )))
+        };
+        let Some(key) = &self.compiled.key else {
+            return refused("no columns of the query's answer are known to be unique".to_string());
+        };
+        let column = |c: &usize| schema.fields().get(*c).map(|f| f.name().clone()).unwrap_or_default();
+        let key: Vec<String> = key.iter().map(column).collect();
+        if key.iter().all(|column| primary_key.contains(column)) {
+            return Ok(());
+        }
+        refused(format!("the query's answer is unique by ({})", key.join(", ")))
     }
 
     /// What a reader of the sink can count on.
@@ -210,17 +229,41 @@ impl PipelineQuery {
         Ok(self.sink()?.guarantee())
     }
 
+    fn config(&self, state_dir: &Path, options: &RunOptions) -> Result<QueryConfig> {
+        configure(&self.name, &self.settings, state_dir, options)
+    }
+
     async fn start(self, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
         let sink = self.sink()?;
-        let Self { name, sql, compiled, .. } = self;
-        ReadyQuery { name, sql, compiled, sink }.start(state_dir, options).await
+        let config = self.config(state_dir, options)?;
+        let parallelism = options.parallelism.unwrap_or_else(|| self.settings.parallelism());
+        let Self { sql, compiled, .. } = self;
+        ReadyQuery { config, parallelism, sql, compiled, sink }.start().await
     }
+}
+
+/// How a query of this name runs: as SET says, unless the options say otherwise.
+pub(crate) fn configure(
+    name: &str,
+    settings: &Settings,
+    state_dir: &Path,
+    options: &RunOptions,
+) -> Result<QueryConfig> {
+    let mut config = QueryConfig::new(name, log_dir(&state_dir.join(name)));
+    settings.apply(&mut config)?;
+    config.limit.rows = options.max_batch_rows.unwrap_or(config.limit.rows);
+    config.trigger = options.trigger.unwrap_or(config.trigger);
+    config.accept_divergence = options.accept_divergence;
+    config.adopt = options.adopt;
+    Ok(config)
 }
 
 /// A compiled query with its sink, from SQL or from a program.
 pub(crate) struct ReadyQuery {
-    /// Its name, and that of its directory.
-    pub(crate) name: String,
+    /// How it runs.
+    pub(crate) config: QueryConfig,
+    /// Partitions that are read and decoded at once.
+    pub(crate) parallelism: usize,
     /// What it computes, for a person who finds its log.
     pub(crate) sql: String,
     /// What runs.
@@ -230,22 +273,18 @@ pub(crate) struct ReadyQuery {
 }
 
 impl ReadyQuery {
-    /// Starts it, with its log and its state below `state_dir`.
-    pub(crate) async fn start(self, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
-        let dir = state_dir.join(&self.name);
+    /// Starts it. Its state lies beside its log.
+    pub(crate) async fn start(self) -> Result<QueryHandle> {
+        let epoch = self.epoch();
+        let Self { mut config, parallelism, compiled, sink, .. } = self;
         let disk: SharedDisk = Arc::new(RealDisk);
-        let states = StateStore::new(Arc::clone(&disk), dir.join("state"));
-        let mut config = QueryConfig::new(&self.name, log_dir(&dir));
-        config.epoch = self.epoch();
-        config.limit = options.limit;
-        config.trigger = options.trigger;
-        config.accept_divergence = options.accept_divergence;
-        config.adopt = options.adopt;
-        config.idle_timeouts = idle_timeouts(&self.compiled);
-        let sources = query_sources(&self.compiled);
-        let runner = Box::new(LocalRunner::new(&self.compiled, states)?);
+        let states = StateStore::new(Arc::clone(&disk), config.dir.with_file_name("state"));
+        config.epoch = epoch;
+        config.idle_timeouts = idle_timeouts(&compiled);
+        let sources = query_sources(&compiled);
+        let runner = Box::new(LocalRunner::new(&compiled, states)?.with_parallelism(parallelism));
         let clock = Arc::new(SystemClock);
-        Query { config, sources, runner, sink: self.sink, disk, clock }.start().await
+        Query { config, sources, runner, sink, disk, clock }.start().await
     }
 
     fn epoch(&self) -> Epoch {

@@ -21,9 +21,9 @@ use millstream_io::{Options, TableSpec};
 
 pub use reader::StreamReader;
 
-use crate::frame::{StreamFrame, of_datafusion, with_event_time};
-use crate::pipeline::BuiltIn;
-use crate::sql::{Catalog, Connectors, Planner, StreamTable};
+use crate::changelog::without_weight;
+use crate::frame::{Room, StreamFrame, of_datafusion, with_event_time};
+use crate::sql::{BuiltIn, Catalog, Connectors, Planner, StreamTable};
 
 /// Tables, views and functions, and the frames over them. A clone is the same session.
 ///
@@ -78,7 +78,7 @@ impl Session {
             (Some(frame), 0) => Ok(frame),
             (None, _) => {
                 let nothing = LogicalPlanBuilder::empty(false).build().map_err(of_datafusion)?;
-                Ok(StreamFrame::new(nothing, self.planner().state().clone(), self.base_dir.clone()))
+                Ok(StreamFrame::new(nothing, self.room(&self.planner())))
             }
             (Some(_), more) => Err(Error::query(format!(
                 "the text has {} queries, and a frame is one: use Session::queries",
@@ -94,7 +94,8 @@ impl Session {
     pub fn queries(&self, text: &str) -> Result<Vec<StreamFrame>> {
         let mut planner = self.planner();
         let planned = planner.plan("SQL", text)?;
-        let frame = |query| StreamFrame::of_query(query, planner.state().clone(), self.base_dir.clone());
+        let room = self.room(&planner);
+        let frame = |query| StreamFrame::of_query(query, room.clone());
         Ok(planned.queries.into_iter().map(frame).collect())
     }
 
@@ -106,13 +107,12 @@ impl Session {
         let planner = self.planner();
         let table = planner.catalog().table(name).map_err(|e| Error::new(e.kind, e.message))?;
         let scan = LogicalPlanBuilder::scan(TableReference::bare(name), table, None).and_then(|scan| scan.build());
-        Ok(StreamFrame::new(scan.map_err(of_datafusion)?, planner.state().clone(), self.base_dir.clone()))
+        Ok(StreamFrame::new(scan.map_err(of_datafusion)?, self.room(&planner)))
     }
 
     /// A table by its options, without declaring it: files, a generator, or a connector of the caller's.
     pub fn read_stream(&self) -> StreamReader {
-        let state = self.planner().state().clone();
-        StreamReader::new(Arc::clone(&self.connectors), state, self.base_dir.clone())
+        StreamReader::new(self.room(&self.planner()))
     }
 
     /// Makes a source of the program's own a table. `watermark` names its event-time column, a timestamp, and how
@@ -167,6 +167,11 @@ impl Session {
         self.planner().state_mut().register_udaf(Arc::new(function)).map(drop).map_err(of_datafusion)
     }
 
+    fn room(&self, planner: &Planner) -> Room {
+        let (connectors, base_dir) = (Arc::clone(&self.connectors), self.base_dir.clone());
+        Room { state: Arc::new(planner.state().clone()), connectors, base_dir }
+    }
+
     fn planner(&self) -> MutexGuard<'_, Planner> {
         self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,7 +189,7 @@ fn is_free(catalog: &Catalog, name: &str) -> Result<()> {
 fn stream_table(name: &str, source: Arc<dyn SourceTable>, options: Options, base_dir: PathBuf) -> StreamTable {
     let spec = TableSpec {
         name: name.to_string(),
-        schema: source.schema(),
+        schema: without_weight(&source.schema()),
         options,
         partitioned_by: vec![],
         primary_key: vec![],

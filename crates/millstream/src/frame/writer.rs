@@ -1,6 +1,7 @@
 //! Where a frame's answer goes and how it runs: `write_stream().format("json").option("path", "out").start()`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use millstream_core::query::Trigger;
 use millstream_core::sink::Sink;
@@ -8,7 +9,7 @@ use millstream_core::{Error, Result};
 use millstream_io::{Options, TableSpec};
 
 use super::{StreamFrame, StreamHandle, connector_of};
-use crate::pipeline::{ReadyQuery, RunOptions};
+use crate::pipeline::{ReadyQuery, RunOptions, configure};
 
 /// What is written where; [`StreamWriter::start`] starts it.
 ///
@@ -99,7 +100,7 @@ impl StreamWriter {
 
     /// When a batch begins; [`Trigger::Continuous`] where nothing is said.
     pub fn trigger(mut self, trigger: Trigger) -> Self {
-        self.run.trigger = trigger;
+        self.run.trigger = Some(trigger);
         self
     }
 
@@ -118,7 +119,7 @@ impl StreamWriter {
 
     /// Rows at the most that a batch reads, over all sources; 65,536 where nothing is said.
     pub fn max_batch_rows(mut self, rows: u64) -> Self {
-        self.run.limit.rows = rows.max(1);
+        self.run.max_batch_rows = Some(rows.max(1));
         self
     }
 
@@ -141,6 +142,7 @@ impl StreamWriter {
                 "the query '{name}' has nowhere to remember what it has published: call state_dir(..)"
             )));
         };
+        let connectors = Arc::clone(&self.frame.room.connectors);
         let sink = match (self.sink, self.format, origin.as_ref().and_then(|q| q.sink.clone())) {
             (Some(sink), None, _) => sink,
             (Some(_), Some(format), _) => {
@@ -153,13 +155,11 @@ impl StreamWriter {
                     options: connector_of(&format).into_iter().chain(self.options).collect::<Options>(),
                     partitioned_by: self.partitioned_by,
                     primary_key: vec![],
-                    base_dir: self.frame.base_dir.clone(),
+                    base_dir: self.frame.room.base_dir.clone(),
                 };
-                millstream_io::sink::sink(&spec, &name, compiled.kind, compiled.output.clone())?
+                connectors.sink(&spec, &name, compiled.kind, compiled.output.clone())?
             }
-            (None, None, Some(table)) => {
-                millstream_io::sink::sink(&table, &name, compiled.kind, compiled.output.clone())?
-            }
+            (None, None, Some(table)) => connectors.sink(&table, &name, compiled.kind, compiled.output.clone())?,
             (None, None, None) => {
                 return Err(Error::config(
                     "nothing says where the rows go: call format(\"json\") and path(..), or sink(..)",
@@ -170,6 +170,9 @@ impl StreamWriter {
             Some(query) => query.sql.clone(),
             None => self.frame.plan.display_indent().to_string(),
         };
-        ReadyQuery { name, sql, compiled, sink }.start(&state_dir, &self.run).await
+        let settings = origin.map(|query| query.settings.clone()).unwrap_or_default();
+        let config = configure(&name, &settings, &state_dir, &self.run)?;
+        let parallelism = self.run.parallelism.unwrap_or_else(|| settings.parallelism());
+        ReadyQuery { config, parallelism, sql, compiled, sink }.start().await
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use millstream_core::Result;
 use millstream_core::clock::SystemClock;
 use millstream_core::disk::{RealDisk, SharedDisk};
-use millstream_core::query::{Query, QueryConfig, QueryHandle};
-use millstream_core::sink::{Guarantee, Marker, Output, Owner, Permit, Sink};
-use millstream_core::{Error, Result};
+use millstream_core::query::{Query, QueryConfig, QueryHandle, QueryStatus};
+use millstream_core::sink::{Guarantee, Marker, Output, OutputKind, Owner, Permit, Sink};
 use millstream_state::StateStore;
 use tokio::sync::mpsc;
 
@@ -24,7 +24,8 @@ const WAITING_MAX: usize = 16;
 #[derive(Debug)]
 pub struct LiveQuery {
     rows: mpsc::Receiver<RecordBatch>,
-    handle: QueryHandle,
+    handle: Option<QueryHandle>,
+    kind: OutputKind,
     dir: PathBuf,
 }
 
@@ -40,11 +41,11 @@ impl LiveQuery {
         let (sender, rows) = mpsc::channel(WAITING_MAX);
         let mut config = QueryConfig::new("live", dir.join("log"));
         config.idle_timeouts = idle_timeouts(&compiled);
-        let sources = query_sources(&compiled);
+        let (sources, kind) = (query_sources(&compiled), compiled.kind);
         let runner = Box::new(LocalRunner::new(&compiled, states)?);
         let sink = Box::new(ChannelSink(sender));
         let handle = Query { config, sources, runner, sink, disk, clock: Arc::new(SystemClock) }.start().await?;
-        Ok(Self { rows, handle, dir })
+        Ok(Self { rows, handle: Some(handle), kind, dir })
     }
 
     /// The next rows of the answer; `None` when it has ended.
@@ -52,7 +53,23 @@ impl LiveQuery {
     /// # Errors
     /// Why the query failed.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        Ok(self.rows.recv().await)
+        if let Some(rows) = self.rows.recv().await {
+            return Ok(Some(rows));
+        }
+        match self.handle.take() {
+            Some(handle) => handle.wait().await.map(|_| None),
+            None => Ok(None),
+        }
+    }
+
+    /// What the rows mean: those of a changelog begin with `op`.
+    pub fn kind(&self) -> OutputKind {
+        self.kind
+    }
+
+    /// What the query is doing.
+    pub fn status(&self) -> Option<QueryStatus> {
+        self.handle.as_ref().map(QueryHandle::status)
     }
 
     /// Stops it and removes what it kept.
@@ -60,11 +77,15 @@ impl LiveQuery {
     /// # Errors
     /// Why the query failed.
     pub async fn stop(self) -> Result<()> {
-        let Self { rows, handle, dir } = self;
+        let Self { rows, handle, dir, .. } = self;
+        // A batch that waits for a reader must not hold the end up.
         drop(rows);
-        let done = handle.stop().await;
+        let done = match handle {
+            Some(handle) => handle.stop().await.map(drop),
+            None => Ok(()),
+        };
         std::fs::remove_dir_all(&dir).ok();
-        done.map(drop)
+        done
     }
 }
 
@@ -89,8 +110,10 @@ impl Sink for ChannelSink {
 
     async fn publish(&mut self, _permit: &Permit, output: &Output) -> Result<()> {
         for rows in &output.batches {
-            let gone = |_| Error::sink("nobody looks at the answer any more");
-            self.0.send(rows.clone()).await.map_err(gone)?;
+            // Nobody looks at the answer any more: the query is about to be stopped.
+            if self.0.send(rows.clone()).await.is_err() {
+                break;
+            }
         }
         Ok(())
     }

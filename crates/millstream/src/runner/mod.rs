@@ -16,12 +16,12 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, SourceIntent};
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, Range, SourceIntent};
 use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
-use millstream_core::source::Source;
+use millstream_core::source::{ChunkStream, Source};
 use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
@@ -51,8 +51,11 @@ impl Input {
             Some(time) => format!("event time {}, watermark {} ms behind", time.column, time.delay_us / 1000),
             None => "no event time".to_string(),
         };
-        let late =
-            if self.edge.bound.is_some() { "a row is late when its first window has closed" } else { "no row is late" };
+        let late = match &self.edge.bound {
+            bound if bound.is_row_time() => "a row is late when the watermark has passed its time",
+            bound if bound.is_some() => "a row is late when its first window has closed",
+            _ => "no row is late",
+        };
         format!("{}: reads {}; {event_time}; {late}", self.edge.source, columns.join(", "))
     }
 }
@@ -67,6 +70,8 @@ pub struct LocalRunner {
     time: BatchTime,
     context: Arc<TaskContext>,
     states: StateStore,
+    /// Partitions that are read and decoded at once.
+    parallelism: usize,
 }
 
 /// What was read of all sources.
@@ -103,7 +108,14 @@ impl LocalRunner {
             time: compiled.time.clone(),
             context: Arc::clone(&compiled.context),
             states,
+            parallelism: 1,
         })
+    }
+
+    /// Reads and decodes so many partitions at once. The rows and their order stay the same.
+    pub fn with_parallelism(mut self, parallelism: usize) -> Self {
+        self.parallelism = parallelism.max(1);
+        self
     }
 
     async fn read(&self, task: Task<'_>, find: Option<u64>) -> Result<Read> {
@@ -135,6 +147,14 @@ impl LocalRunner {
     ) -> Result<()> {
         let mut account = Account { source: part.source.clone(), ..Account::default() };
         let mut watermarks = BTreeMap::new();
+        let ahead = if part.ranges.len() > 1 { self.parallelism } else { 1 };
+        // Boxed, so that the futures are of one type whatever they borrow.
+        let opening: Vec<BoxFuture<'static, Result<ChunkStream>>> = part
+            .ranges
+            .iter()
+            .map(|range| Box::pin(open(Arc::clone(&input.source), range.clone(), ahead)) as _)
+            .collect();
+        let mut opened = stream::iter(opening).buffered(ahead);
         for range in &part.ranges {
             account.lost += range.lost;
             let mut gate = Gate {
@@ -145,7 +165,7 @@ impl LocalRunner {
                 time_us: task.intent.time_us,
                 left_out: left_out_of(task.left_out, &part.source, &range.partition),
             };
-            let mut chunks = input.source.open(range).await?;
+            let Some(mut chunks) = opened.try_next().await? else { break };
             while wanted.left > 0
                 && let Some(chunk) = chunks.next().await
             {
@@ -187,6 +207,16 @@ impl LocalRunner {
         let batches = rows.iter().map(|r| changelog::to_ops(r, key)).collect::<Result<Vec<_>>>()?;
         Ok(Output { schema: changelog::ops_schema(&schema), kind: self.kind, batches })
     }
+}
+
+/// The chunks of a range; where several are read at once, decoded by a task of its own.
+async fn open(source: Arc<dyn Source>, range: Range, at_once: usize) -> Result<ChunkStream> {
+    if at_once == 1 {
+        return source.open(&range).await;
+    }
+    let chunks = tokio::spawn(async move { source.open(&range).await?.try_collect::<Vec<_>>().await });
+    let chunks = chunks.await.map_err(|e| Error::bug("a task that decodes rows died").caused_by(e))??;
+    Ok(stream::iter(chunks.into_iter().map(Ok)).boxed())
 }
 
 /// Sorts the rows of a judged chunk into the batch, up to as many as are wanted.
@@ -231,7 +261,7 @@ fn keep(
 #[async_trait]
 impl Runner for LocalRunner {
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome> {
-        self.time.set(task.intent.time_us);
+        self.time.set(task.intent.batch, task.intent.time_us);
         let read = self.read(task, None).await?;
         let frontier = frontier_after(task.intent, task, &read);
         let (batch, time_us) = (task.intent.batch, task.intent.time_us);

@@ -1,19 +1,16 @@
 //! A table by its options: `read_stream().format("json").option("path", "logs/*.ndjson").load()`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use datafusion::datasource::provider_as_source;
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 
 use super::stream_table;
-use crate::frame::{StreamFrame, connector_of, of_datafusion};
-use crate::sql::Connectors;
+use crate::frame::{Room, StreamFrame, connector_of, of_datafusion};
 
 /// Describes a table to be read; [`StreamReader::load`] opens it.
 ///
@@ -34,9 +31,7 @@ use crate::sql::Connectors;
 /// ```
 #[derive(Clone, Debug)]
 pub struct StreamReader {
-    connectors: Arc<dyn Connectors>,
-    state: SessionState,
-    base_dir: PathBuf,
+    room: Room,
     name: Option<String>,
     format: Option<String>,
     options: Vec<(String, String)>,
@@ -44,8 +39,8 @@ pub struct StreamReader {
 }
 
 impl StreamReader {
-    pub(super) fn new(connectors: Arc<dyn Connectors>, state: SessionState, base_dir: PathBuf) -> Self {
-        Self { connectors, state, base_dir, name: None, format: None, options: vec![], schema: None }
+    pub(super) fn new(room: Room) -> Self {
+        Self { room, name: None, format: None, options: vec![], schema: None }
     }
 
     /// `json`, `csv` or `parquet` for files, else the name of a connector: `datagen`, `nexmark`.
@@ -88,7 +83,7 @@ impl StreamReader {
             Some(schema) => Arc::clone(schema),
             None => self.inferred()?,
         };
-        let base_dir = self.base_dir.clone();
+        let base_dir = self.room.base_dir.clone();
         let spec = TableSpec {
             name: name.clone(),
             schema,
@@ -97,16 +92,16 @@ impl StreamReader {
             primary_key: vec![],
             base_dir: base_dir.clone(),
         };
-        let source = self.connectors.source(&spec)?;
-        let table = stream_table(&name, source, spec.options, base_dir.clone());
+        let source = self.room.connectors.source(&spec)?;
+        let table = stream_table(&name, source, spec.options, base_dir);
         let scan = LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(Arc::new(table)), None);
         let plan = scan.and_then(|scan| scan.build()).map_err(of_datafusion)?;
-        Ok(StreamFrame::new(plan, self.state, base_dir))
+        Ok(StreamFrame::new(plan, self.room))
     }
 
     fn inferred(&self) -> Result<SchemaRef> {
         match self.options.iter().find(|(name, _)| name == "path") {
-            Some((_, path)) => Ok(self.connectors.infer(path, &self.base_dir)?.schema),
+            Some((_, path)) => Ok(self.room.connectors.infer(path, &self.room.base_dir)?.schema),
             None => Err(Error::config(
                 "the columns are not known: call schema(..), or give files with option(\"path\", ..)",
             )),
