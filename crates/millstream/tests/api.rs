@@ -1,9 +1,11 @@
 //! What a program can do: frames, sources and sinks and functions of its own, and the life of a stream.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "api/memory.rs"]
 mod memory;
+#[path = "api/rankings.rs"]
+mod rankings;
 
 use std::sync::Arc;
 

@@ -14,17 +14,19 @@ use std::path::{Path, PathBuf};
 /// `session` and `frame` are what a program uses, `pipeline` what a file of SQL becomes. `batch` is the yardstick and
 /// shares only planning with the stream. `plan` makes from SQL's plans what `runner` runs; `exec` knows neither: an
 /// operator sees rows, windows and weights.
-const ROOMS: [(&str, &[&str]); 11] = [
-    ("session", &["frame", "pipeline", "sql"]),
+const ROOMS: [(&str, &[&str]); 13] = [
+    ("session", &["frame", "pipeline", "sql", "changelog"]),
     ("frame", &["pipeline", "batch", "plan", "sql", "window"]),
-    ("dropped", &["pipeline"]),
-    ("pipeline", &["runner", "plan", "sql"]),
-    ("batch", &["plan", "sql"]),
+    ("pipeline", &["dropped", "runner", "plan", "sql", "settings"]),
+    ("dropped", &[]),
+    ("batch", &["plan", "sql", "set_op", "changelog"]),
     ("runner", &["plan", "exec", "changelog"]),
-    ("plan", &["sql", "exec", "window", "changelog"]),
-    ("sql", &["window"]),
+    ("plan", &["sql", "exec", "window", "changelog", "set_op"]),
+    ("sql", &["window", "settings", "set_op", "changelog"]),
     ("exec", &["window", "changelog"]),
+    ("settings", &[]),
     ("window", &[]),
+    ("set_op", &[]),
     ("changelog", &[]),
 ];
 
@@ -33,8 +35,20 @@ const BORNE: [(&str, &str, &str); 1] =
     [("plan/compile.rs", "runner", "a compiled query holds the runner's inputs and edges, which are plain values")];
 
 /// Which of our crates a crate may depend on; tests and benchmarks aside.
-const CRATES: [(&str, &[&str]); 6] = [
-    ("millstream-cli", &["millstream", "millstream-state", "millstream-io", "millstream-core"]),
+const CRATES: [(&str, &[&str]); 8] = [
+    (
+        "millstream-cli",
+        &[
+            "millstream",
+            "millstream-kafka",
+            "millstream-postgres",
+            "millstream-state",
+            "millstream-io",
+            "millstream-core",
+        ],
+    ),
+    ("millstream-kafka", &["millstream-io", "millstream-core"]),
+    ("millstream-postgres", &["millstream-io", "millstream-core"]),
     ("millstream", &["millstream-state", "millstream-io", "millstream-core"]),
     ("millstream-testkit", &["millstream-core"]),
     ("millstream-state", &["millstream-core"]),

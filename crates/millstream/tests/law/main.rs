@@ -7,14 +7,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod changes;
 mod data;
+mod joins;
 mod model;
+mod nexmark;
 mod queries;
 mod random;
 mod stream;
 
 use data::Row;
-use queries::Query;
+use queries::{Late, Query};
 use random::Random;
 
 /// Everything that a case is made of.
@@ -22,26 +25,32 @@ use random::Random;
 struct Case {
     seed: u64,
     query: Query,
+    /// The rows of the table `t`.
     partitions: Vec<Vec<Row>>,
+    /// The rows of the table `u`; empty where the query has no use for it.
+    others: Vec<Vec<Row>>,
     rows_max: Option<u64>,
     /// After how many batches the query is stopped and started again; `None`: never.
     restart_after: Option<u64>,
 }
 
 impl Case {
-    fn random(seed: u64) -> Self {
+    fn random(seed: u64, query: impl Fn(&mut Random) -> Query) -> Self {
         let mut random = Random::new(seed);
-        let query = Query::random(&mut random);
+        let query = query(&mut random);
         let partitions = data::partitions(&mut random);
+        let others = if query.tables == 2 { data::partitions(&mut random) } else { vec![] };
         let rows_max = *random.pick(&[Some(1), Some(2), Some(7), Some(30), None]);
         let restart_after = random.one_in(3).then(|| random.below(12));
-        Self { seed, query, partitions, rows_max, restart_after }
+        Self { seed, query, partitions, others, rows_max, restart_after }
     }
 
     /// What is wrong, if the law does not hold.
     async fn broken(&self) -> Option<String> {
-        let (accepted, late) = model::split(&self.partitions, self.query.window);
-        let expected = match stream::in_batch(&self.query, &accepted).await {
+        let (accepted, late) = model::split(&self.partitions, self.query.late);
+        let (others, late_others) = model::split(&self.others, self.query.late);
+        let late = late + late_others;
+        let expected = match stream::in_batch(&self.query, [&accepted, &others]).await {
             Ok(rows) => rows,
             Err(error) => return Some(format!("the batch answer failed: {error}")),
         };
@@ -52,18 +61,23 @@ impl Case {
         }
     }
 
+    fn partition(&mut self, number: usize) -> &mut Vec<Row> {
+        let own = self.partitions.len();
+        if number < own { &mut self.partitions[number] } else { &mut self.others[number - own] }
+    }
+
     /// The same failure with as few rows as can be found in a bounded number of tries.
     async fn shrunk(mut self) -> Self {
         let mut tries = 0;
-        let mut size = self.partitions.iter().map(Vec::len).max().unwrap_or(0);
+        let mut size = self.partitions.iter().chain(&self.others).map(Vec::len).max().unwrap_or(0);
         while size > 0 {
-            for partition in 0..self.partitions.len() {
+            for partition in 0..self.partitions.len() + self.others.len() {
                 let mut at = 0;
-                while at < self.partitions[partition].len() && tries < 300 {
+                while at < self.partition(partition).len() && tries < 300 {
                     tries += 1;
                     let mut smaller = self.clone();
-                    let end = (at + size).min(smaller.partitions[partition].len());
-                    smaller.partitions[partition].drain(at..end);
+                    let end = (at + size).min(smaller.partition(partition).len());
+                    smaller.partition(partition).drain(at..end);
                     if smaller.broken().await.is_some() {
                         self = smaller;
                     } else {
@@ -83,14 +97,23 @@ fn number(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_streamed_adds_up_to_the_batch_answer() {
+    hold(Query::random, 250).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_joined_adds_up_to_the_batch_answer() {
+    hold(joins::random, 250).await;
+}
+
+async fn hold(query: impl Fn(&mut Random) -> Query, cases: u64) {
     let seeds = match number("MILLSTREAM_LAW_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MILLSTREAM_LAW_CASES").unwrap_or(250),
+        None => 0..number("MILLSTREAM_LAW_CASES").unwrap_or(cases),
     };
     let cases = seeds.end - seeds.start;
     let (mut failures, mut batches) = (0, 0);
     for seed in seeds {
-        let case = Case::random(seed);
+        let case = Case::random(seed, &query);
         if case.broken().await.is_none() {
             batches += 1;
             continue;
@@ -102,8 +125,10 @@ async fn what_was_streamed_adds_up_to_the_batch_answer() {
             "seed {} breaks the law: {}\n  cut {:?}, restart {:?}",
             case.seed, case.query.sql, case.rows_max, case.restart_after
         );
-        for (i, rows) in case.partitions.iter().enumerate() {
-            rows.iter().for_each(|row| eprintln!("  p{i} {row:?}"));
+        for (table, partitions) in [("t", &case.partitions), ("u", &case.others)] {
+            for (i, rows) in partitions.iter().enumerate() {
+                rows.iter().for_each(|row| eprintln!("  {table} p{i} {row:?}"));
+            }
         }
         eprintln!("{why}\n");
         if failures == 10 {
@@ -111,4 +136,29 @@ async fn what_was_streamed_adds_up_to_the_batch_answer() {
         }
     }
     assert_eq!(failures, 0, "of {cases} cases; {batches} held");
+}
+
+#[tokio::test]
+async fn dedup_is_what_lag_says_of_the_last_row_of_a_key() {
+    let columns = "k, n, d, b, ts";
+    let total = "k NULLS FIRST, n NULLS FIRST, d NULLS FIRST, b NULLS FIRST";
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let partitions = data::partitions(&mut random);
+        for (keys, seconds) in [("k", 0), ("n", 1), ("n, b", 5), ("k", 60)] {
+            let horizon = format!("INTERVAL '{seconds}' SECOND");
+            let dedup = format!("SELECT * FROM DEDUP((SELECT {columns} FROM t), DESCRIPTOR({keys}), ts, {horizon})");
+            let lag = format!(
+                "SELECT {columns} FROM (SELECT {columns}, lag(ts) OVER (PARTITION BY {keys} ORDER BY ts, {total}) AS last FROM t) \
+                 WHERE last IS NULL OR ts > last + {horizon}"
+            );
+            let answer = |sql: String| {
+                let query = Query { sql, tables: 1, late: Late::Never, rounding: false };
+                let partitions = partitions.clone();
+                async move { stream::in_batch(&query, [&partitions, &[]]).await.unwrap() }
+            };
+            let difference = model::difference(&answer(lag).await, &answer(dedup).await);
+            assert_eq!(difference, None, "keys {keys}, {seconds} s, seed {seed}");
+        }
+    }
 }

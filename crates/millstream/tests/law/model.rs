@@ -3,21 +3,28 @@
 use std::collections::BTreeMap;
 
 use crate::data::Row;
-use crate::queries::Window;
+use crate::queries::Late;
 
 /// The declared delay of the watermark.
 pub const DELAY_MS: i64 = 5_000;
 
 /// The rows that take part, by partition, and how many do not.
 ///
-/// A row is late when its earliest window had closed by the watermark of its own partition before it.
-pub fn split(partitions: &[Vec<Row>], window: Option<Window>) -> (Vec<Vec<Row>>, u64) {
+/// A row is late when its earliest window had closed by the watermark of its own partition before it; or, for
+/// queries that close a row's own time, when it is behind that watermark.
+pub fn split(partitions: &[Vec<Row>], rule: Late) -> (Vec<Vec<Row>>, u64) {
     let mut late = 0;
     let accepted = partitions.iter().map(|rows| {
         let mut watermark = i64::MIN;
         let mut kept = vec![];
         for row in rows {
-            if window.is_some_and(|w| w.first_end(row.ts_ms) <= watermark) {
+            let is_late = match rule {
+                Late::Never => false,
+                Late::Window(window) => window.first_end(row.ts_ms) <= watermark,
+                Late::OwnTime => row.ts_ms < watermark,
+                Late::Instant => row.ts_ms <= watermark,
+            };
+            if is_late {
                 late += 1;
             } else {
                 kept.push(row.clone());

@@ -1,15 +1,32 @@
 //! Generated queries, of every kind that a stream answers.
 
+#[path = "ranking.rs"]
+mod ranking;
+
 use crate::random::Random;
 
-/// A query over the table `t` and, for a union, `u`.
+/// A query over the table `t` and, where there are two, `u`.
 #[derive(Clone, Debug)]
 pub struct Query {
     pub sql: String,
-    /// The window whose close makes a row late: start of the first window's end is computed by the model.
-    pub window: Option<Window>,
+    /// How many tables it has rows of.
+    pub tables: usize,
+    /// When a row is late.
+    pub late: Late,
     /// Float sums compare to rounding.
     pub rounding: bool,
+}
+
+/// When a row is late.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Late {
+    Never,
+    /// When its first window has closed.
+    Window(Window),
+    /// When the watermark has passed its own time.
+    OwnTime,
+    /// When the watermark has reached it.
+    Instant,
 }
 
 /// A window in milliseconds.
@@ -21,7 +38,7 @@ pub enum Window {
 }
 
 impl Window {
-    fn random(random: &mut Random) -> Self {
+    pub fn random(random: &mut Random) -> Self {
         match random.below(3) {
             0 => Self::Tumble(*random.pick(&[1_000, 5_000, 10_000])),
             1 => {
@@ -52,7 +69,7 @@ impl Window {
         }
     }
 
-    fn sql(self, table: &str, short: bool) -> String {
+    pub fn sql(self, table: &str, short: bool) -> String {
         let seconds = |ms: i64| format!("INTERVAL '{}' SECOND", ms / 1000);
         let (name, args) = match self {
             Self::Tumble(size) => ("TUMBLE", seconds(size)),
@@ -111,7 +128,19 @@ const PREDICATES: [&str; 6] = ["n > 0", "k <> ''", "x IS NOT NULL", "n % 2 = 0 O
 
 impl Query {
     pub fn random(random: &mut Random) -> Self {
-        match random.below(9) {
+        match random.below(26) {
+            9 => ranking::over(random),
+            10 | 11 => ranking::top_n(random),
+            12 => ranking::maintained(random),
+            13 => ranking::in_windows(random),
+            14 => ranking::dedup(random),
+            15..17 => Self::over_changelog(random),
+            17 => Self::over_changes_of_windows(random),
+            18 => Self::sets(random),
+            19 => Self::sets_of_windows(random),
+            20 => Self::unnest_changelog(random),
+            21..23 => Self::set_operation(random),
+            23..26 => Self::session(random),
             0 => Self::stateless(random),
             1 => Self::unnest(random),
             2 => Self::union(random),
@@ -124,7 +153,7 @@ impl Query {
     }
 
     fn plain(sql: String) -> Self {
-        Self { sql, window: None, rounding: false }
+        Self { sql, tables: 1, late: Late::Never, rounding: false }
     }
 
     fn stateless(random: &mut Random) -> Self {
@@ -174,13 +203,13 @@ impl Query {
         let keys = random.pick(&["k", "n", "x", "k, b", "d", "n % 3"]);
         let (p, having) = (random.pick(&PREDICATES), Self::having(random));
         let sql = format!("SELECT {keys}, {list} FROM t WHERE {p} GROUP BY {keys}{having}");
-        Self { sql, window: None, rounding }
+        Self { sql, tables: 1, late: Late::Never, rounding }
     }
 
     fn global(random: &mut Random) -> Self {
         let (list, rounding) = Self::aggregates(random);
         let p = random.pick(&PREDICATES);
-        Self { sql: format!("SELECT {list} FROM t WHERE {p}"), window: None, rounding }
+        Self { sql: format!("SELECT {list} FROM t WHERE {p}"), tables: 1, late: Late::Never, rounding }
     }
 
     fn windowed(random: &mut Random) -> Self {
@@ -205,7 +234,7 @@ impl Query {
                 "SELECT k, n % 2 AS p, window_start, window_end, {list} FROM {table} GROUP BY k, n % 2, window_start, window_end{having}"
             ),
         };
-        Self { sql, window: Some(window), rounding }
+        Self { sql, tables: 1, late: Late::Window(window), rounding }
     }
 
     fn changes(random: &mut Random) -> Self {
@@ -226,6 +255,170 @@ impl Query {
                 Window::Tumble(30_000).sql("w", true)
             ),
         };
-        Self { sql, window: Some(window), rounding: false }
+        Self { sql, tables: 1, late: Late::Window(window), rounding: false }
+    }
+
+    /// A table that changes, with the columns of `t`: rows of it come, change and go.
+    fn changing(random: &mut Random) -> String {
+        let (p, having) = (random.pick(&PREDICATES), Self::having(random));
+        let keys = random.pick(&["k, b, n % 3", "n, b, k", "d, k, b", "k, b"]);
+        format!(
+            "(SELECT k, b, count(*) - 2 AS n, max(CASE WHEN isnan(x) THEN NULL ELSE x END) AS x, sum(d) AS d, \
+             max(ts) AS ts, array_agg(DISTINCT n ORDER BY n) AS l FROM t WHERE {p} GROUP BY {keys}{having})"
+        )
+    }
+
+    fn over_changelog(random: &mut Random) -> Self {
+        let inner = Self::changing(random);
+        let (mut list, mut rounding) = Self::aggregates(random);
+        if random.one_in(3) {
+            list += random.pick::<&str>(&[
+                ", sum(x) AS x",
+                ", avg(x) AS x",
+                ", avg(n) FILTER (WHERE b) AS x",
+                ", sum(DISTINCT d) AS x",
+            ]);
+            rounding = true;
+        }
+        let p = random.pick(&PREDICATES);
+        let sql = match random.below(6) {
+            0 => format!("SELECT {list} FROM {inner} WHERE {p}"),
+            1 => format!("SELECT DISTINCT n, b FROM {inner}"),
+            2 => {
+                let having = Self::having(random);
+                format!(
+                    "SELECT c, count(*) AS n, max(m) AS m, min(m) AS l FROM (SELECT k, count(*) AS c, max(n) AS m FROM {inner} GROUP BY k{having}) GROUP BY c"
+                )
+            }
+            _ => {
+                let (keys, having) = (random.pick(&["k", "n", "b", "k, b", "n % 2"]), Self::having(random));
+                format!("SELECT {keys}, {list} FROM {inner} WHERE {p} GROUP BY {keys}{having}")
+            }
+        };
+        Self { sql, tables: 1, late: Late::Never, rounding }
+    }
+
+    fn over_changes_of_windows(random: &mut Random) -> Self {
+        let window = Window::random(random);
+        let inner = format!(
+            "(SELECT k, b, window_start, window_end, count(*) AS n, sum(d) AS d, min(x) FILTER (WHERE NOT isnan(x)) AS x, max(ts) AS ts \
+             FROM {} GROUP BY window_end, window_start, k, b)",
+            window.sql("t", true)
+        );
+        let (list, rounding) = Self::aggregates(random);
+        let keys = random.pick(&[
+            "window_start, window_end",
+            "k",
+            "window_end, b, window_start",
+            "k, window_start, window_end",
+            "n",
+        ]);
+        let sql = format!("SELECT {keys}, {list} FROM {inner} GROUP BY {keys}{} EMIT CHANGES", Self::having(random));
+        Self { sql, tables: 1, late: Late::Window(window), rounding }
+    }
+
+    fn sets(random: &mut Random) -> Self {
+        let (list, rounding) = Self::aggregates(random);
+        let p = random.pick(&PREDICATES);
+        let changing = Self::changing(random);
+        let table = if random.one_in(3) { changing.as_str() } else { "t" };
+        let sets = random.pick(&[
+            "ROLLUP (k, b)",
+            "CUBE (k, b)",
+            "GROUPING SETS ((k, b), (b), ())",
+            "GROUPING SETS ((k), (b), (k))",
+            "GROUPING SETS ((k, b), (k))",
+            "b, ROLLUP (k)",
+        ]);
+        let sql = format!(
+            "SELECT k, b, grouping(k) AS gk, grouping(b) AS gb, {list} FROM {table} WHERE {p} GROUP BY {sets}{}",
+            Self::having(random)
+        );
+        Self { sql, tables: 1, late: Late::Never, rounding }
+    }
+
+    fn sets_of_windows(random: &mut Random) -> Self {
+        let window = Window::random(random);
+        let (list, rounding) = Self::aggregates(random);
+        let table = window.sql("t", random.one_in(2));
+        let sets = random.pick(&[
+            "window_start, window_end, ROLLUP (k, b)",
+            "GROUPING SETS ((window_start, window_end, k), (window_start, window_end))",
+            "GROUPING SETS ((k, window_end, window_start), (b, window_start, window_end), (window_end, window_start))",
+        ]);
+        let emit = random.pick(&["", " EMIT CHANGES"]);
+        let b = if sets.contains('b') { "b, " } else { "" };
+        let sql = format!(
+            "SELECT window_end, k, {b}window_start, grouping(k) AS g, {list} FROM {table} GROUP BY {sets}{emit}"
+        );
+        Self { sql, tables: 1, late: Late::Window(window), rounding }
+    }
+
+    fn unnest_changelog(random: &mut Random) -> Self {
+        let inner = Self::changing(random);
+        match random.below(2) {
+            0 => Self::plain(format!("SELECT k, n, unnest(l) AS e FROM {inner}")),
+            _ => Self::plain(format!(
+                "SELECT e, count(*) AS c, max(d) AS d FROM (SELECT d, unnest(l) AS e FROM {inner}) GROUP BY e"
+            )),
+        }
+    }
+
+    fn set_operation(random: &mut Random) -> Self {
+        let side = |random: &mut Random| {
+            let p = random.pick(&PREDICATES);
+            match random.below(3) {
+                0 => format!("SELECT n, b FROM {} WHERE {p}", Self::changing(random)),
+                _ => format!("SELECT {} AS n, b FROM t WHERE {p}", random.pick(&["n", "n % 2", "n + 1"])),
+            }
+        };
+        let op = random.pick(&["UNION", "INTERSECT", "INTERSECT ALL", "EXCEPT", "EXCEPT ALL"]);
+        let (left, right) = (side(random), side(random));
+        let sql = format!("({left}) {op} ({right})");
+        Self::plain(match random.below(4) {
+            0 => {
+                let third = side(random);
+                format!("{sql} {} ({third})", random.pick(&["UNION ALL", "EXCEPT ALL", "INTERSECT", "EXCEPT"]))
+            }
+            1 => format!("SELECT n, count(*) AS c, max(b) AS m FROM ({sql}) AS s GROUP BY n"),
+            _ => sql,
+        })
+    }
+
+    fn session(random: &mut Random) -> Self {
+        let gap = *random.pick(&[1_000, 3_000, 8_000]);
+        let seconds = gap / 1000;
+        let (list, rounding) = Self::aggregates(random);
+        let by = *random.pick(&["", "k", "k, b"]);
+        let table = match (by, random.below(3)) {
+            ("", 0) => format!("SESSION(t, ts, INTERVAL '{seconds}' SECOND)"),
+            ("", _) => format!("TABLE(SESSION(TABLE t, DESCRIPTOR(ts), INTERVAL '{seconds}' SECOND))"),
+            (_, 0) => format!("SESSION(t PARTITION BY ({by}), ts, INTERVAL '{seconds}' SECOND)"),
+            (_, _) => format!("TABLE(SESSION(TABLE t PARTITION BY {by}, DESCRIPTOR(ts), INTERVAL '{seconds}' SECOND))"),
+        };
+        let having = Self::having(random);
+        let emit = random.pick(&["", "", " EMIT CHANGES"]);
+        let sql = match random.below(6) {
+            0 => format!(
+                "SELECT k, n, window_start, window_end, window_time FROM {table} WHERE {}",
+                random.pick(&PREDICATES)
+            ),
+            1 => format!(
+                "SELECT window_end, {list}, window_start FROM {table} GROUP BY window_start, window_end{having}"
+            ),
+            2 => format!(
+                "SELECT k, window_start, window_end, n, {list} FROM {table} GROUP BY k, n, window_start, window_end{having}"
+            ),
+            3 => format!(
+                "SELECT k, count(*) AS sessions, max(c) AS longest FROM (SELECT k, count(*) AS c FROM {table} GROUP BY k, window_start, window_end) GROUP BY k"
+            ),
+            4 => format!(
+                "SELECT k, b, SESSION_START(s.ts, INTERVAL '{seconds}' SECOND) AS f, {list}, SESSION_END(s.ts, INTERVAL '{seconds}' SECOND) AS e FROM t s GROUP BY k, SESSION(s.ts, INTERVAL '{seconds}' SECOND), s.b{having}"
+            ),
+            _ => format!(
+                "SELECT k, b, {list}, window_start, window_end FROM {table} GROUP BY k, window_end, window_start, b{having}"
+            ),
+        };
+        Self { sql: format!("{sql}{emit}"), tables: 1, late: Late::Instant, rounding }
     }
 }
