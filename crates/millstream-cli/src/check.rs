@@ -19,7 +19,7 @@ pub struct Check {
 impl Check {
     /// Checks every query of the file; nothing is read but what tells a file's schema.
     pub async fn run(self) -> Result<()> {
-        let pipeline = Pipeline::load(&self.file).await?;
+        let pipeline = Pipeline::load(&self.file, crate::connectors::installed()).await?;
         for query in &pipeline.queries {
             println!("{}", describe(query)?);
         }

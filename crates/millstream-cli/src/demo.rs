@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures::StreamExt;
 use millstream::batch::{Extent, answer};
-use millstream::core::batch::DropKind;
+use millstream::core::batch::{BatchId, DropKind};
 use millstream::core::disk::RealDisk;
 use millstream::core::log::{read_dropped, read_status};
-use millstream::core::query::{Progress, QueryState, QueryStatus, Trigger};
+use millstream::core::query::{Progress, QueryState, QueryStatus};
 use millstream::core::watermark::END_OF_TIME;
-use millstream::pipeline::{Pipeline, RunOptions, planner, query_dirs};
+use millstream::pipeline::{Pipeline, RunOptions, query_dirs};
+use millstream::sql::Planner;
 use millstream::{Error, Result};
 
+use crate::connectors::installed;
 use crate::status::{account_line, watermark};
 use crate::table::{duration, thousands};
 
@@ -56,7 +58,7 @@ impl Demo {
         println!("writes {DIR}/alerts.ndjson and {DIR}/state; kill -9 it and start it again, then: demo --verify");
         println!();
         fs::create_dir_all(DIR).map_err(|e| Error::config(format!("{DIR} can't be made")).caused_by(e))?;
-        let running = pipeline().await?.start(&RunOptions::default()).await?;
+        let running = pipeline().await?.start(&run_options()).await?;
         let stoppers = running.stoppers();
         let limit = self.seconds.map(Duration::from_secs);
         tokio::spawn(async move {
@@ -85,7 +87,11 @@ impl Demo {
 }
 
 async fn pipeline() -> Result<Pipeline> {
-    Pipeline::from_sql("examples/demo.sql", SQL, Path::new("."), Path::new(DIR).join("state")).await
+    Pipeline::from_sql("examples/demo.sql", SQL, Path::new("."), installed()).await
+}
+
+fn run_options() -> RunOptions {
+    RunOptions { state_dir: Some(Path::new(DIR).join("state")), ..RunOptions::default() }
 }
 
 /// The live view: redrawn in place, a few times a second.
@@ -207,9 +213,8 @@ fn newest(count: usize) -> Vec<String> {
 /// Computes the answer anew, in batch, and compares.
 async fn verify() -> Result<()> {
     // What a killed process left half done is finished first, as the same command would.
-    let stopped = RunOptions { trigger: Trigger::Continuous, ..RunOptions::default() };
     let running =
-        pipeline().await?.start(&stopped).await.map_err(|e| e.at("the demo can't be verified while it runs"))?;
+        pipeline().await?.start(&run_options()).await.map_err(|e| e.at("the demo can't be verified while it runs"))?;
     running.stop().await?;
 
     let state = Path::new(DIR).join("state");
@@ -222,7 +227,7 @@ async fn verify() -> Result<()> {
         extents.entry(source.clone()).or_default().upto = Some(positions.clone());
     }
     let (mut rejected, mut late) = (0, 0);
-    for (_, row) in read_dropped(&RealDisk, &dir)? {
+    for (_, row) in read_dropped(&RealDisk, &dir, BatchId(0))? {
         match row.kind {
             DropKind::Rejected => rejected += 1,
             DropKind::Late => late += 1,
@@ -253,7 +258,7 @@ async fn recompute(
     status: &millstream::core::log::LogStatus,
     extents: &BTreeMap<String, Extent>,
 ) -> Result<Vec<String>> {
-    let mut planner = planner(Path::new("."))?;
+    let mut planner = Planner::new(installed(), Path::new("."))?;
     let planned = planner.plan("examples/demo.sql", SQL)?;
     let query = planned.queries.into_iter().next().ok_or_else(|| Error::bug("the demo has a query"))?;
     let failed = |e| Error::bug("the answer can't be computed in batch").caused_by(e);

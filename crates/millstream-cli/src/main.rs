@@ -1,8 +1,10 @@
 //! The millstream binary: `run`, `sql`, `check`, `status`, `demo`.
 
 mod check;
+mod connectors;
 mod demo;
 mod exit;
+mod live;
 mod run;
 mod signals;
 mod sql;

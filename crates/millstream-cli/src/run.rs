@@ -8,7 +8,7 @@ use clap::Args;
 use futures::StreamExt;
 use millstream::core::query::{Progress, QueryState, Trigger};
 use millstream::pipeline::{Pipeline, RunOptions, Running};
-use millstream::{Error, Result};
+use millstream::{Error, Result, settings};
 
 use crate::signals::Signals;
 use crate::status::{account_line, watermark};
@@ -29,15 +29,16 @@ pub struct Options {
     /// Where batch logs and checkpoints lie [default: .millstream/<name of the file>].
     #[arg(long)]
     pub state: Option<PathBuf>,
-    /// Partitions of the stateful part; only 1 is supported yet.
-    #[arg(long, default_value_t = 1)]
-    pub parallelism: usize,
-    /// Rows that a batch may hold.
-    #[arg(long, default_value_t = 65_536)]
-    pub max_batch_rows: u64,
-    /// When a batch begins: `continuous`, `available-now` (read what is there, then stop), or an interval: '500 ms'.
-    #[arg(long, default_value = "continuous", value_parser = parse_trigger)]
-    pub trigger: Trigger,
+    /// Partitions that are read and decoded at once [default: what SET 'parallelism.default' says, or the cores].
+    #[arg(long)]
+    pub parallelism: Option<usize>,
+    /// Rows that a batch may hold [default: what SET 'batch.max-rows' says, or 65536].
+    #[arg(long)]
+    pub max_batch_rows: Option<u64>,
+    /// When a batch begins: `continuous`, `available-now` (read what is there, then stop), or an interval: '500 ms'
+    /// [default: what SET 'execution.trigger' says, or continuous].
+    #[arg(long, value_parser = parse_trigger)]
+    pub trigger: Option<Trigger>,
     /// Go on where a batch, run again, gives other rows than were published; those stand.
     #[arg(long)]
     pub accept_divergence: bool,
@@ -50,36 +51,34 @@ pub struct Options {
 }
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
-    match text {
-        "continuous" => Ok(Trigger::Continuous),
-        "available-now" => Ok(Trigger::AvailableNow),
-        other => millstream::io::options::parse_duration(other)
-            .map(Trigger::Interval)
-            .ok_or_else(|| "it is 'continuous', 'available-now' or an interval: '500 ms'".to_string()),
-    }
+    settings::parse_trigger(text)
+        .ok_or_else(|| "it is 'continuous', 'available-now' or an interval: '500 ms'".to_string())
 }
 
 impl Options {
     /// As the library takes them.
     pub fn run_options(&self) -> Result<RunOptions> {
-        if self.max_batch_rows == 0 {
+        if self.max_batch_rows == Some(0) {
             return Err(Error::config("--max-batch-rows is at least 1"));
         }
-        if self.parallelism != 1 {
-            return Err(Error::config("--parallelism other than 1 is not supported yet: leave it out"));
+        if self.parallelism == Some(0) {
+            return Err(Error::config("--parallelism is at least 1"));
         }
-        let mut options = RunOptions { state_dir: self.state.clone(), trigger: self.trigger, ..RunOptions::default() };
-        options.limit.rows = self.max_batch_rows;
-        options.accept_divergence = self.accept_divergence;
-        options.adopt = self.adopt;
-        Ok(options)
+        Ok(RunOptions {
+            state_dir: self.state.clone(),
+            trigger: self.trigger,
+            max_batch_rows: self.max_batch_rows,
+            parallelism: self.parallelism,
+            accept_divergence: self.accept_divergence,
+            adopt: self.adopt,
+        })
     }
 }
 
 impl Run {
     /// Runs until the input ends or a signal stops it.
     pub async fn run(self) -> Result<()> {
-        let pipeline = Pipeline::load(&self.file).await?;
+        let pipeline = Pipeline::load(&self.file, crate::connectors::installed()).await?;
         // IMPORTANT: before it starts. A signal that comes while it recovers must not end it in its midst.
         let signals = Signals::listen()?;
         let running = pipeline.start(&self.options.run_options()?).await?;
@@ -124,12 +123,15 @@ pub async fn follow(running: Running, mut signals: Signals, quiet: bool) -> Resu
             }
         }
     });
+    let mut announced = tokio::task::JoinSet::new();
     for (name, watch) in &watches {
         let (name, mut watch) = (name.clone(), watch.clone());
-        tokio::spawn(async move { announce(&name, &mut watch).await });
+        announced.spawn(async move { announce(&name, &mut watch).await });
     }
     let done = running.wait().await;
     shown.await.ok();
+    // How it went on is said however short the run was.
+    tokio::time::timeout(Duration::from_secs(1), announced.join_all()).await.ok();
     for (name, watch) in watches {
         summary(&name, &watch.borrow(), started.elapsed());
     }

@@ -1,12 +1,13 @@
 //! `millstream sql`: a SELECT over files and declared tables, once or at a prompt.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use futures::StreamExt;
 use millstream::batch::{answer, is_followed};
-use millstream::pipeline::{LiveQuery, emit_mode, planner};
+use millstream::pipeline::{LiveQuery, emit_mode, query_dirs};
 use millstream::plan::compile;
 use millstream::sql::{PlannedQuery, Planner};
 use millstream::{Error, Result, dropped};
@@ -32,9 +33,9 @@ pub struct Sql {
 impl Sql {
     /// Answers the command, or prompts until the end of input.
     pub async fn run(self) -> Result<()> {
-        let mut planner = planner(Path::new("."))?;
+        let mut planner = Planner::new(crate::connectors::installed(), Path::new("."))?;
         if let Some(state) = &self.state {
-            for (name, table) in dropped::tables(&crate::status::state_dir(state))? {
+            for (name, table) in dropped::tables(&query_dirs(&crate::status::state_dir(state))?)? {
                 planner.catalog().add_provider(name, table);
             }
         }
@@ -88,16 +89,20 @@ async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
     Ok(())
 }
 
-/// Shows what a query over a followed source answers, batch by batch, until a signal.
+/// Shows what a query over a followed source answers until a signal: in place on a terminal, else change by change.
 async fn live(mut query: LiveQuery) -> Result<()> {
+    if std::io::stdout().is_terminal() {
+        return crate::live::show(query).await;
+    }
     println!("a source is followed: changes are shown as they come, Ctrl-C ends");
+    let mut signals = crate::signals::Signals::listen()?;
     loop {
         tokio::select! {
             rows = query.next() => match rows? {
                 Some(rows) => println!("{}", render(&[rows])?),
                 None => return Ok(()),
             },
-            _ = crate::signals::signalled() => return query.stop().await,
+            () = signals.received() => return query.stop().await,
         }
     }
 }

@@ -1,0 +1,300 @@
+//! What a file of SQL says beside its queries: settings, and queries that read what others dropped.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on says where")]
+
+#[path = "kill/process.rs"]
+mod process;
+
+use std::fs;
+use std::path::Path;
+
+use process::Millstream;
+use tempfile::TempDir;
+
+const ROWS: usize = 300;
+
+/// Sums over windows, and two files for what is not part of them.
+fn sql(source: &str) -> String {
+    format!(
+        "CREATE TABLE payments (id BIGINT, v BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)\n\
+         WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json'{source});\n\
+         CREATE TABLE sums (window_end TIMESTAMP(3), total BIGINT)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'sums.ndjson', 'sink.layout' = 'append');\n\
+         CREATE TABLE bad (place VARCHAR, reason VARCHAR, raw VARCHAR)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'bad.ndjson', 'sink.layout' = 'append');\n\
+         CREATE TABLE tardy (line BIGINT, raw VARCHAR)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'tardy.ndjson', 'sink.layout' = 'append');\n\
+         INSERT INTO bad SELECT \"partition\" || ':' || CAST(line AS VARCHAR), reason, raw FROM payments$rejected;\n\
+         INSERT INTO sums SELECT window_end, sum(100 / v) FROM TUMBLE(payments, ts, INTERVAL '10' SECOND)\n\
+         GROUP BY window_start, window_end;\n\
+         INSERT INTO tardy SELECT line, raw FROM sums$late;\n"
+    )
+}
+
+/// A row a second. Every 50th is malformed, every 30th a minute late, every 70th divides by zero.
+fn input(rows: std::ops::Range<usize>) -> String {
+    let time = |s: usize| format!("2026-01-01 {:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+    rows.map(|i| match i {
+        _ if i % 50 == 7 => format!("{{\"id\": {i}, \"v\"\n"),
+        _ if i % 30 == 29 && i > 100 => format!("{{\"id\":{i},\"v\":1,\"ts\":\"{}\"}}\n", time(i - 60)),
+        _ if i % 70 == 11 => format!("{{\"id\":{i},\"v\":0,\"ts\":\"{}\"}}\n", time(i)),
+        _ => format!("{{\"id\":{i},\"v\":{},\"ts\":\"{}\"}}\n", i % 9 + 1, time(i)),
+    })
+    .collect()
+}
+
+fn lab(sql: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("q.sql"), sql).unwrap();
+    fs::write(dir.path().join("in.ndjson"), input(0..ROWS)).unwrap();
+    dir
+}
+
+fn run<'a>(dir: &'a TempDir, more: &[&str]) -> Millstream<'a> {
+    Millstream::new(dir.path(), &[&["run", "q.sql", "--quiet", "--max-batch-rows", "10"], more].concat())
+}
+
+fn lines(dir: &TempDir, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(dir.path().join(file)).unwrap_or_default();
+    let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+    lines.sort();
+    lines
+}
+
+fn count(from: std::ops::Range<usize>, is: impl Fn(usize) -> bool) -> usize {
+    from.filter(|i| is(*i)).count()
+}
+
+fn is_bad(i: usize) -> bool {
+    i % 50 == 7 || (!is_late(i) && i % 70 == 11)
+}
+
+fn is_late(i: usize) -> bool {
+    i % 50 != 7 && i % 30 == 29 && i > 100
+}
+
+/// All three outputs, sorted.
+fn outputs(dir: &TempDir) -> Vec<Vec<String>> {
+    ["sums.ndjson", "bad.ndjson", "tardy.ndjson"].map(|file| lines(dir, file)).to_vec()
+}
+
+fn undisturbed() -> Vec<Vec<String>> {
+    let dir = lab(&sql(""));
+    run(&dir, &[]).run().ok();
+    outputs(&dir)
+}
+
+#[test]
+fn what_a_query_drops_is_written_by_another_one_with_its_place_and_reason() {
+    let all = undisturbed();
+    let (bad, tardy) = (&all[1], &all[2]);
+    assert_eq!(bad.len(), count(0..ROWS, is_bad), "{bad:#?}");
+    assert_eq!(tardy.len(), count(0..ROWS, is_late), "{tardy:#?}");
+    assert!(bad.iter().any(|line| line.contains("in.ndjson:8") && line.contains("raw")), "{bad:#?}");
+    assert!(bad.iter().any(|line| line.contains("in.ndjson:12\"") && line.contains("ivide by zero")), "{bad:#?}");
+    assert!(tardy.iter().all(|line| line.contains("2026-01-01")), "{tardy:#?}");
+}
+
+#[test]
+fn killed_at_any_step_the_dropped_rows_are_written_once() {
+    let expected = undisturbed();
+    for step in (1..160).step_by(7) {
+        let dir = lab(&sql(""));
+        run(&dir, &[]).env("MILLSTREAM_DIE_AT_STEP", step).run();
+        run(&dir, &[]).run().ok();
+        assert_eq!(outputs(&dir), expected, "died at step {step}");
+    }
+}
+
+#[test]
+fn with_trigger_available_now_the_dropped_rows_of_the_same_run_are_written() {
+    let dir = lab(&sql(", 'source.monitor-interval' = '10 ms'"));
+    run(&dir, &["--trigger", "available-now"]).run().ok();
+    assert_eq!(lines(&dir, "bad.ndjson").len(), count(0..ROWS, is_bad));
+    let mut file = fs::OpenOptions::new().append(true).open(dir.path().join("in.ndjson")).unwrap();
+    std::io::Write::write_all(&mut file, input(ROWS..2 * ROWS).as_bytes()).unwrap();
+    run(&dir, &["--trigger", "available-now"]).run().ok();
+    assert_eq!(lines(&dir, "bad.ndjson").len(), count(0..2 * ROWS, is_bad));
+    assert_eq!(lines(&dir, "tardy.ndjson").len(), count(0..2 * ROWS, is_late));
+}
+
+#[test]
+fn a_followed_source_has_its_dropped_rows_written_while_it_runs() {
+    let dir = lab(&sql(", 'source.monitor-interval' = '10 ms'"));
+    let mut process = run(&dir, &[]).spawn();
+    process.until(|| lines(&dir, "bad.ndjson").len() == count(0..ROWS, is_bad));
+    process.until(|| lines(&dir, "tardy.ndjson").len() == count(0..ROWS, is_late));
+    assert!(!process.ended());
+    process.signal("TERM");
+    process.wait().ok();
+    let mut process = run(&dir, &[]).spawn();
+    let mut file = fs::OpenOptions::new().append(true).open(dir.path().join("in.ndjson")).unwrap();
+    std::io::Write::write_all(&mut file, input(ROWS..2 * ROWS).as_bytes()).unwrap();
+    process.until(|| lines(&dir, "bad.ndjson").len() == count(0..2 * ROWS, is_bad));
+    process.signal("TERM");
+    process.wait().ok();
+    assert_eq!(lines(&dir, "bad.ndjson").len(), count(0..2 * ROWS, is_bad), "nothing twice");
+}
+
+#[test]
+fn dropped_rows_that_no_query_of_the_file_drops_are_refused() {
+    let from = |table: &str| sql("").replace("payments$rejected", table);
+    let refused = |table: &str, words: &[&str]| {
+        let dir = lab(&from(table));
+        Millstream::new(dir.path(), &["check", "q.sql"]).run().fails_with(3, words);
+    };
+    refused("bad$rejected", &["q.sql:9", "no other INSERT reads bad"]);
+    refused("payments$late", &["q.sql:9", "no other INSERT of this file is called so: there are sums"]);
+}
+
+#[test]
+fn settings_reach_the_queries_after_them_and_the_command_line_wins() {
+    let stop = |dir: &TempDir| run(dir, &[]).run();
+    let dir = lab(&format!("SET 'on-error' = 'stop';\n{}", sql("")));
+    stop(&dir).fails_with(8, &["in.ndjson", "ivide by zero"]);
+    // One batch holds everything where nothing says otherwise; ten rows each make thirty of them.
+    let dir = lab(&format!("SET 'batch.max-rows' = '10';\nSET 'pipeline.name' = 'cards';\n{}", sql("")));
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    assert!(batches(dir.path(), ".millstream/cards") >= 30);
+    let dir = lab(&format!("SET 'batch.max-rows' = '10';\n{}", sql("")));
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet", "--max-batch-rows", "1000"]).run().ok();
+    assert!(batches(dir.path(), ".millstream/q") < 5);
+}
+
+fn batches(dir: &Path, state: &str) -> u64 {
+    let done = Millstream::new(dir, &["status", state, "--json"]).run().ok();
+    let status: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let sums = status["queries"].as_array().unwrap().iter().find(|q| q["query"] == "sums").unwrap();
+    sums["committed"].as_u64().unwrap_or_else(|| panic!("{sums}"))
+}
+
+#[test]
+fn a_setting_that_nobody_knows_is_refused_at_its_place() {
+    let dir = lab(&format!("SET 'on-eror' = 'stop';\n{}", sql("")));
+    Millstream::new(dir.path(), &["check", "q.sql"])
+        .run()
+        .fails_with(4, &["q.sql:1:1", "there is no setting 'on-eror'", "did you mean 'on-error'?"]);
+}
+
+#[test]
+fn a_primary_key_that_is_not_the_querys_own_is_refused() {
+    let file = |key: &str, select: &str| {
+        lab(&format!(
+            "CREATE TABLE payments (id BIGINT, v BIGINT, ts TIMESTAMP(3)) WITH ('connector' = 'filesystem', 'path' = \
+             'in.ndjson', 'format' = 'json');\n\
+             CREATE TABLE counts (v BIGINT, n BIGINT, PRIMARY KEY ({key}) NOT ENFORCED) WITH ('connector' = 'blackhole');\n\
+             INSERT INTO counts {select};\n"
+        ))
+    };
+    let check = |dir: &TempDir| Millstream::new(dir.path(), &["check", "q.sql"]).run();
+    check(&file("v", "SELECT v, count(*) FROM payments GROUP BY v")).ok();
+    check(&file("n", "SELECT v, count(*) FROM payments GROUP BY v"))
+        .fails_with(3, &["counts", "PRIMARY KEY (n)", "unique by (v)"]);
+    check(&file("v", "SELECT v / 2, count(*) FROM payments GROUP BY v"))
+        .fails_with(3, &["no columns of the query's answer are known to be unique"]);
+    // Rows that only come are kept by their key, whatever it is: the newest one stays.
+    check(&file("v", "SELECT v, id FROM payments")).ok();
+}
+
+#[test]
+fn random_values_differ_by_row_and_are_the_same_when_a_batch_is_run_again() {
+    let dir = lab(
+        "CREATE TABLE payments (id BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json');\n\
+         CREATE TABLE out (id BIGINT, r DOUBLE, s DOUBLE, u VARCHAR)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'out.ndjson', 'sink.layout' = 'append');\n\
+         INSERT INTO out SELECT id, random() AS r, random() AS s, uuid() FROM payments;\n",
+    );
+    // Died after the batch was published, before that was known: the digest of the re-run is compared.
+    for step in [9, 14, 17, 22] {
+        run(&dir, &[]).env("MILLSTREAM_DIE_AT_STEP", step).run();
+    }
+    run(&dir, &[]).run().ok();
+    let rows = lines(&dir, "out.ndjson");
+    let rows: Vec<serde_json::Value> = rows.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let distinct = |column: &str| rows.iter().map(|r| r[column].to_string()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(rows.len(), count(0..ROWS, |i| i % 50 != 7));
+    assert_eq!((distinct("r").len(), distinct("u").len()), (rows.len(), rows.len()));
+    assert!(rows.iter().all(|r| r["r"] != r["s"] && (0.0..1.0).contains(&r["r"].as_f64().unwrap())));
+    let mean = rows.iter().map(|r| r["r"].as_f64().unwrap()).sum::<f64>() / rows.len() as f64;
+    assert!((0.4..0.6).contains(&mean), "{mean}");
+}
+
+/// Users as a database tells of them: some come, change their team, and go; some records are told twice, and one is bad.
+fn changes(rows: usize) -> String {
+    let row = |i: usize, team: usize| format!("{{\"id\":{i},\"team\":\"t{team}\"}}");
+    let mut text = String::new();
+    for i in 0..rows {
+        let created = format!("{{\"before\":null,\"after\":{},\"op\":\"c\"}}\n", row(i, i % 3));
+        text += &created.repeat(1 + i % 2);
+        if i >= 10 && i % 4 == 0 {
+            text += &format!("{{\"before\":null,\"after\":{},\"op\":\"u\"}}\n", row(i - 10, 7));
+        }
+        if i >= 10 && i % 5 == 0 {
+            text += &format!("{{\"before\":{{\"id\":{}}},\"after\":null,\"op\":\"d\"}}\nnull\n", i - 9);
+        }
+    }
+    text + "{\"before\":null,\"after\":null,\"op\":\"d\"}\n"
+}
+
+/// The lines that are left of a file of changes with their operations.
+fn left(dir: &TempDir, file: &str) -> Vec<String> {
+    let mut rows: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
+    for line in lines(dir, file) {
+        let (op, row) = line.split_once(',').unwrap();
+        *rows.entry(row.to_string()).or_default() += if op.contains('+') { 1 } else { -1 };
+    }
+    assert!(rows.values().all(|n| *n == 0 || *n == 1), "{rows:#?}");
+    rows.into_iter().filter(|(_, n)| *n == 1).map(|(row, _)| row).collect()
+}
+
+#[test]
+fn killed_at_any_step_the_changes_of_a_database_are_applied_once() {
+    let users = "CREATE TABLE users (id BIGINT, team VARCHAR NOT NULL, PRIMARY KEY (id) NOT ENFORCED)\n\
+                 WITH ('connector' = 'filesystem', 'path' = 'users.ndjson', 'format' = 'debezium-json');\n";
+    let pipeline = format!(
+        "{users}CREATE TABLE teams (team VARCHAR, n BIGINT)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'csv', 'path' = 'teams.csv', 'sink.layout' = 'append');\n\
+         CREATE TABLE low (id BIGINT, team VARCHAR)\n\
+         WITH ('connector' = 'filesystem', 'format' = 'csv', 'path' = 'low.csv', 'sink.layout' = 'append');\n\
+         INSERT INTO teams SELECT team, count(*) FROM users GROUP BY team;\n\
+         INSERT INTO low SELECT id, team FROM users WHERE id < 40 AND team <> 't7';\n"
+    );
+    let lab = || {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("q.sql"), &pipeline).unwrap();
+        fs::write(dir.path().join("users.ndjson"), changes(60)).unwrap();
+        dir
+    };
+    let dir = lab();
+    run(&dir, &[]).run().ok();
+    let expected = [left(&dir, "teams.csv"), left(&dir, "low.csv")];
+    // As the database has it.
+    let mut table: std::collections::BTreeMap<usize, usize> = std::collections::BTreeMap::new();
+    for i in 0..60 {
+        table.insert(i, i % 3);
+        if i >= 10 && i % 4 == 0 {
+            table.insert(i - 10, 7);
+        }
+        if i >= 10 && i % 5 == 0 {
+            table.remove(&(i - 9));
+        }
+    }
+    let mut low: Vec<String> =
+        table.iter().filter(|(i, t)| **i < 40 && **t != 7).map(|(i, t)| format!("{i},t{t}")).collect();
+    low.sort();
+    assert_eq!(expected[1], low);
+    for team in [0, 1, 2, 7] {
+        let n = table.values().filter(|t| **t == team).count();
+        assert!(expected[0].contains(&format!("t{team},{n}")), "{:?}", expected[0]);
+    }
+    // And so does one who asks for it at once.
+    let ask = format!("{users}SELECT 'n=' || count(*) || ' s=' || sum(id) AS said FROM users");
+    let said = Millstream::new(dir.path(), &["sql", "-c", &ask]).run().ok().stdout;
+    assert!(said.contains(&format!("n={} s={}", table.len(), table.keys().sum::<usize>())), "{said}");
+    for step in (1..120).step_by(9) {
+        let dir = lab();
+        run(&dir, &[]).env("MILLSTREAM_DIE_AT_STEP", step).run();
+        run(&dir, &[]).run().ok();
+        assert_eq!([left(&dir, "teams.csv"), left(&dir, "low.csv")], expected, "died at step {step}");
+    }
+}
