@@ -1,0 +1,110 @@
+//! What is asked of the cluster beside records: topics, ends of logs, offsets of groups. Calls block.
+//!
+//! The client here has no assignment, so that no question of its own waits behind a fetch that is under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_core::{Error, ErrorKind, Result};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::start::TopicPartition;
+use crate::client::{Connection, Reports, ask};
+use crate::native::{TopicFacts, describe_topics};
+
+/// What one call to the cluster may take.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Properties of every consumer here.
+const OWN: [(&str, &str); 5] = [
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("enable.partition.eof", "true"),
+    ("allow.auto.create.topics", "false"),
+];
+
+/// Makes a consumer. Unless the table says otherwise it sees what is committed.
+pub(super) fn consumer(
+    connection: &Connection,
+    more: &[(&str, &str)],
+    reports: &Reports,
+) -> Result<BaseConsumer<Reports>> {
+    let mut defaults = vec![
+        ("group.id", "millstream"),
+        ("isolation.level", "read_committed"),
+        ("fetch.min.bytes", "1"),
+        // The client's own second would be waited whenever its queue was full once.
+        ("fetch.queue.backoff.ms", "5"),
+        ("queued.max.messages.kbytes", "32768"),
+    ];
+    defaults.extend_from_slice(more);
+    connection.client(&defaults, &OWN, reports)
+}
+
+/// A client that asks.
+pub(super) struct Cluster {
+    pub(super) client: Arc<BaseConsumer<Reports>>,
+    pub(super) connection: Connection,
+    reports: Reports,
+}
+
+impl Cluster {
+    pub(super) fn new(connection: &Connection) -> Result<Self> {
+        let reports = Reports::default();
+        let client = Arc::new(consumer(connection, &[], &reports)?);
+        Ok(Self { client, connection: connection.clone(), reports })
+    }
+
+    /// The topics, all of which are there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] where one is not there, [`ErrorKind::Retry`] where the cluster doesn't answer.
+    pub(super) fn topics(&self, names: &[String]) -> Result<Vec<TopicFacts>> {
+        let servers = self.connection.servers();
+        let asked = ask(&self.client, &self.reports, CALL_TIMEOUT, |wait| {
+            describe_topics(&self.client, names, wait).map_err(KafkaError::Global)
+        });
+        let facts = asked.map_err(|error| {
+            let what = format!("the cluster {servers} can't be asked for the topic '{}'", names.join("', '"));
+            self.failed(ErrorKind::Retry, &what, &error)
+        })?;
+        for topic in &facts {
+            let name = &topic.name;
+            match topic.error {
+                None => {}
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                    return Err(Error::input(format!(
+                        "the topic '{name}' is not on {servers}: make it, or name another"
+                    )));
+                }
+                Some(Code::TopicAuthorizationFailed) => {
+                    return Err(Error::config(format!(
+                        "the topic '{name}' may not be read: grant Read and Describe on it"
+                    )));
+                }
+                Some(code) => {
+                    let what = format!("the topic '{name}' on {servers} can't be described");
+                    return Err(self.failed(ErrorKind::Retry, &what, &KafkaError::Global(code)));
+                }
+            }
+        }
+        self.reports.forget();
+        Ok(facts)
+    }
+
+    /// The first offset of a partition, and the end of what can be read.
+    pub(super) fn watermarks(&self, (topic, partition): &TopicPartition) -> Result<(u64, u64)> {
+        let found = ask(&self.client, &self.reports, CALL_TIMEOUT, |wait| {
+            self.client.fetch_watermarks(topic, *partition, wait)
+        });
+        let (low, end) = found
+            .map_err(|e| self.failed(ErrorKind::Retry, &format!("the ends of {topic}-{partition} are unknown"), &e))?;
+        Ok((u64::try_from(low).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
+    }
+
+    pub(super) fn failed(&self, kind: ErrorKind, what: &str, error: &KafkaError) -> Error {
+        self.connection.failed(kind, what, error, Some(&self.reports))
+    }
+}

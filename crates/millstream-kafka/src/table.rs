@@ -1,0 +1,265 @@
+//! What the options of a table say of its topic, whichever way it is used: key, value, formats, topic.
+
+use std::path::PathBuf;
+
+use millstream_core::{Error, Result};
+use millstream_io::{METADATA_KEY, Options, TableSpec};
+
+use crate::avro::Registry;
+
+/// Which of the two connectors a table names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connector {
+    /// Every record is a row.
+    Kafka,
+    /// Every record is the newest row of its key, or its end.
+    Upsert,
+}
+
+/// Which columns the value holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fields {
+    All,
+    ExceptKey,
+}
+
+/// A format with its own options.
+#[derive(Clone, Debug)]
+pub(crate) struct PartFormat {
+    format: String,
+    options: Options,
+    prefix: String,
+    /// What a schema registry calls the schema, unless the table says otherwise.
+    subject: String,
+    base_dir: PathBuf,
+    /// How the options begin in the table, for messages: `key.`, `value.` or nothing.
+    place: &'static str,
+}
+
+impl PartFormat {
+    /// The format's name, in small letters.
+    pub(crate) fn format(&self) -> &str {
+        &self.format
+    }
+
+    /// Its options by the names that the format knows.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the names of the columns begin with that the names in the record don't.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The schema registry that the options name, and what it calls the schema.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where an option is missing or wrong.
+    pub(crate) fn registry(&self) -> Result<(Registry, String)> {
+        let subject = self.options.get("avro-confluent.subject").unwrap_or(&self.subject).to_string();
+        Ok((Registry::new(&self.options, &self.base_dir)?, subject))
+    }
+
+    /// An option of the format that is not known is an error.
+    pub(crate) fn finish(&self) -> Result<()> {
+        if self.place.is_empty() {
+            return Ok(());
+        }
+        self.options.finish().map_err(|e| e.at(format!("among the options that begin with '{}'", self.place)))
+    }
+}
+
+/// Key and value of a table's records.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) connector: Connector,
+    pub(crate) topics: Vec<String>,
+    pub(crate) key_columns: Vec<String>,
+    pub(crate) key: Option<PartFormat>,
+    pub(crate) value: PartFormat,
+    pub(crate) fields: Fields,
+}
+
+impl Layout {
+    /// Reads the options.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where one is missing, wrong, or fits another one badly.
+    pub(crate) fn new(spec: &TableSpec) -> Result<Self> {
+        let options = &spec.options;
+        let connector = match options.required("connector")? {
+            "upsert-kafka" => Connector::Upsert,
+            _ => Connector::Kafka,
+        };
+        if options.get("topic-pattern").is_some() {
+            return Err(Error::config("'topic-pattern' is not supported: name the topics, 'topic' = 'a;b'"));
+        }
+        let topics: Vec<String> = options.required("topic")?.split(';').map(|t| t.trim().to_string()).collect();
+        if topics.iter().any(String::is_empty) {
+            return Err(Error::config("the option 'topic' is empty, or has an empty name in it"));
+        }
+        let topic = topics.first().cloned().unwrap_or_default();
+        let place = Place { subject: format!("{topic}-value"), base_dir: spec.base_dir.clone() };
+        let value = value_format(options, place)?;
+        let keys = sub_options(options, "key.");
+        let key_columns = key_columns(spec, connector, keys.get("fields"))?;
+        let words = [("ALL", Fields::All), ("EXCEPT_KEY", Fields::ExceptKey)];
+        let fields = options.one_of("value.fields-include", &words)?.unwrap_or(Fields::All);
+        let prefix = keys.get("fields-prefix").unwrap_or_default().to_string();
+        if !prefix.is_empty() && fields == Fields::All {
+            return Err(Error::config("'key.fields-prefix' wants 'value.fields-include' = 'EXCEPT_KEY'"));
+        }
+        if let Some(key) = key_columns.iter().find(|key| !key.starts_with(&prefix)) {
+            return Err(Error::config(format!("the key's column '{key}' does not begin with the prefix '{prefix}'")));
+        }
+        let key = match (keys.get("format"), key_columns.is_empty()) {
+            (None, true) => None,
+            (None, false) => return Err(Error::config("the option 'key.format' is missing: add it to WITH (..)")),
+            (Some(_), true) => {
+                return Err(Error::config("'key.format' is set, but no column is the key: set 'key.fields' = 'a;b'"));
+            }
+            (Some(format), false) => {
+                let place = Place { subject: format!("{topic}-key"), base_dir: spec.base_dir.clone() };
+                let key = part(format, keys.clone(), "key.", place);
+                Some(PartFormat { prefix, ..key })
+            }
+        };
+        Ok(Self { connector, topics, key_columns, key, value, fields })
+    }
+
+    /// No option of a format is left over.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.value.finish()?;
+        self.key.as_ref().map_or(Ok(()), PartFormat::finish)
+    }
+}
+
+/// What a format with a schema registry needs to know.
+struct Place {
+    subject: String,
+    base_dir: PathBuf,
+}
+
+fn part(format: &str, options: Options, begin: &'static str, place: Place) -> PartFormat {
+    let format = format.to_ascii_lowercase();
+    // Debezium's rows are JSON within an envelope.
+    let options = match format.as_str() {
+        "debezium-json" => {
+            options.get("debezium-json.schema-include");
+            let own = options.with_prefix("debezium-json.").into_iter();
+            let renamed = own
+                .filter(|(k, _)| *k != "debezium-json.schema-include")
+                .map(|(k, v)| (k.replacen("debezium-json.", "json.", 1), v.to_string()));
+            renamed.chain([("format".to_string(), "json".to_string())]).collect()
+        }
+        _ => options,
+    };
+    let Place { subject, base_dir } = place;
+    PartFormat { format, options, prefix: String::new(), subject, base_dir, place: begin }
+}
+
+fn value_format(options: &Options, place: Place) -> Result<PartFormat> {
+    match (options.get("format"), options.get("value.format")) {
+        (Some(_), Some(_)) => {
+            Err(Error::config("'format' and 'value.format' are the same option: leave one of them out"))
+        }
+        (Some(format), None) => Ok(part(format, options.clone(), "", place)),
+        (None, Some(format)) => {
+            let own = options.with_prefix("value.").into_iter();
+            let own: Options = own.map(|(k, v)| (k.strip_prefix("value.").unwrap_or(k), v)).collect();
+            own.get("fields-include");
+            Ok(part(format, own, "value.", place))
+        }
+        (None, None) => Err(Error::config("the option 'format' is missing: add it to WITH (..)")),
+    }
+}
+
+/// The options that begin with `prefix`, without it.
+fn sub_options(options: &Options, prefix: &str) -> Options {
+    options.with_prefix(prefix).into_iter().map(|(k, v)| (k.strip_prefix(prefix).unwrap_or(k), v)).collect()
+}
+
+fn key_columns(spec: &TableSpec, connector: Connector, fields: Option<&str>) -> Result<Vec<String>> {
+    if connector == Connector::Upsert {
+        if fields.is_some() {
+            return Err(Error::config("'upsert-kafka' has the PRIMARY KEY as its key: remove 'key.fields'"));
+        }
+        if spec.primary_key.is_empty() {
+            return Err(Error::config("'upsert-kafka' needs a key: declare PRIMARY KEY (..) NOT ENFORCED"));
+        }
+        return Ok(spec.primary_key.clone());
+    }
+    let names: Vec<String> =
+        fields.unwrap_or_default().split(';').map(|f| f.trim().to_string()).filter(|f| !f.is_empty()).collect();
+    for name in &names {
+        let field = spec.schema.field_with_name(name).map_err(|_| {
+            let near = millstream_io::options::nearest(name, spec.schema.fields().iter().map(|f| f.name().as_str()));
+            let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            Error::config(format!("'key.fields' names '{name}', which is no column of the table{hint}"))
+        })?;
+        if field.metadata().contains_key(METADATA_KEY) {
+            return Err(Error::config(format!("'key.fields' names '{name}', which is a METADATA column")));
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn layout(options: &[(&str, &str)], primary_key: &[&str]) -> Result<Layout> {
+        let columns = vec![Field::new("k_id", DataType::Int64, false), Field::new("v", DataType::Utf8, true)];
+        Layout::new(&TableSpec {
+            name: "t".into(),
+            schema: Arc::new(Schema::new(columns)),
+            options: options.iter().copied().chain([("topic", "a; b")]).collect(),
+            partitioned_by: vec![],
+            primary_key: primary_key.iter().map(|k| k.to_string()).collect(),
+            base_dir: "/".into(),
+        })
+    }
+
+    #[test]
+    fn key_and_value_have_formats_and_options_of_their_own() {
+        let layout = layout(
+            &[
+                ("connector", "kafka"),
+                ("value.format", "json"),
+                ("value.json.timestamp-format.standard", "SQL"),
+                ("key.format", "csv"),
+                ("key.csv.field-delimiter", "|"),
+                ("key.fields", "k_id"),
+                ("key.fields-prefix", "k_"),
+                ("value.fields-include", "EXCEPT_KEY"),
+            ],
+            &[],
+        )
+        .unwrap();
+        assert_eq!(layout.topics, ["a", "b"]);
+        assert_eq!(layout.key_columns, ["k_id"]);
+        assert_eq!(layout.value.options().get("json.timestamp-format.standard"), Some("SQL"));
+        assert_eq!(layout.key.unwrap().options().get("csv.field-delimiter"), Some("|"));
+        assert_eq!(layout.fields, Fields::ExceptKey);
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_is_refused() {
+        let refusal = |options: &[(&str, &str)]| layout(options, &[]).unwrap_err().to_string();
+        let kafka = [("connector", "kafka"), ("format", "json")];
+        let with = |more: &[(&'static str, &'static str)]| [&kafka[..], more].concat();
+        assert!(refusal(&with(&[("key.fields", "k_idd"), ("key.format", "raw")])).contains("did you mean 'k_id'"));
+        assert!(refusal(&with(&[("key.fields", "k_id")])).contains("'key.format' is missing"));
+        assert!(refusal(&with(&[("key.format", "raw")])).contains("'key.fields'"));
+        assert!(
+            refusal(&[("connector", "upsert-kafka"), ("format", "json"), ("key.format", "raw")])
+                .contains("PRIMARY KEY")
+        );
+        assert!(refusal(&[("connector", "kafka")]).contains("'format' is missing"));
+    }
+}
