@@ -1,0 +1,180 @@
+//! What a batch means for a table with a key: the last word about each key is what counts.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use millstream_core::{Error, Result};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::encode::writer;
+use crate::table::Target;
+use crate::wire::Wire;
+
+/// The rows that are stored, and those whose keys are deleted. No key is in both, nor in one of them twice.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) puts: Vec<usize>,
+    pub(crate) deletes: Vec<usize>,
+}
+
+/// The last word about each key of these rows; without `ops` each row is stored.
+///
+/// # Errors
+/// [`millstream_core::ErrorKind::Sink`] where a key is NULL.
+pub(crate) fn last_per_key(
+    columns: &[ArrayRef],
+    key: &[usize],
+    targets: &[Target],
+    ops: Option<&ArrayRef>,
+    rows: usize,
+) -> Result<Changes> {
+    let ops = ops.map(|ops| cast(ops, &DataType::Utf8)).transpose()?;
+    let ops = ops.as_ref().map(|ops| ops.as_string::<i32>());
+    let (bytes, ends) = key_bytes(columns, key, targets, rows)?;
+    let mut last: HashMap<Key<'_>, usize, BuildHasherDefault<AsIs>> =
+        HashMap::with_capacity_and_hasher(rows, BuildHasherDefault::default());
+    let mut winners: Vec<usize> = Vec::with_capacity(rows);
+    let mut start = 0;
+    for (row, end) in ends.into_iter().enumerate() {
+        let bytes = bytes.get(start..end).unwrap_or_default();
+        start = end;
+        match last.entry(Key { hash: xxh3_64(bytes), bytes }) {
+            Entry::Vacant(entry) => {
+                entry.insert(winners.len());
+                winners.push(row);
+            }
+            Entry::Occupied(entry) => {
+                if let Some(winner) = winners.get_mut(*entry.get()) {
+                    *winner = row;
+                }
+            }
+        }
+    }
+    let Some(ops) = ops else { return Ok(Changes { puts: winners, deletes: vec![] }) };
+    let mut changes = Changes::default();
+    for row in winners {
+        match ops.value(row) {
+            "+I" | "+U" => changes.puts.push(row),
+            "-U" | "-D" => changes.deletes.push(row),
+            other => return Err(Error::bug(format!("a changelog has a row of kind '{other}'"))),
+        }
+    }
+    Ok(changes)
+}
+
+/// The key of each row in the server's own form, so that what is equal there is equal here; and where each ends.
+fn key_bytes(columns: &[ArrayRef], key: &[usize], targets: &[Target], rows: usize) -> Result<(Vec<u8>, Vec<usize>)> {
+    let mut parts = Vec::with_capacity(key.len());
+    for index in key {
+        let (Some(column), Some(target)) = (columns.get(*index), targets.get(*index)) else {
+            return Err(Error::bug("a key column is not among the columns"));
+        };
+        if column.null_count() > 0 {
+            return Err(Error::sink(format!(
+                "the column '{}' of the PRIMARY KEY is NULL in a row: leave such rows out with WHERE {} IS NOT NULL",
+                target.name, target.name
+            )));
+        }
+        parts.push((equal_floats(column, &target.wire), &target.wire));
+    }
+    let writers = parts.iter().map(|(column, wire)| writer(column, wire)).collect::<Result<Vec<_>>>()?;
+    let mut bytes = Vec::new();
+    let mut ends = Vec::with_capacity(rows);
+    for row in 0..rows {
+        for write in &writers {
+            write(row, &mut bytes)?;
+        }
+        ends.push(bytes.len());
+    }
+    Ok((bytes, ends))
+}
+
+/// The server holds -0.0 and 0.0 for equal, and every NaN.
+fn equal_floats(column: &ArrayRef, wire: &Wire) -> ArrayRef {
+    match wire {
+        Wire::Float4 => match column.as_primitive_opt::<Float32Type>() {
+            Some(values) => {
+                let values: Float32Array = values.unary(|v| if v.is_nan() { f32::NAN } else { v + 0.0 });
+                std::sync::Arc::new(values)
+            }
+            None => column.clone(),
+        },
+        Wire::Float8 => match column.as_primitive_opt::<Float64Type>() {
+            Some(values) => {
+                let values: Float64Array = values.unary(|v| if v.is_nan() { f64::NAN } else { v + 0.0 });
+                std::sync::Arc::new(values)
+            }
+            None => column.clone(),
+        },
+        _ => column.clone(),
+    }
+}
+
+/// A key with its hash. Equal by its bytes: a hash that two keys share costs time, not a row.
+#[derive(PartialEq, Eq)]
+struct Key<'a> {
+    hash: u64,
+    bytes: &'a [u8],
+}
+
+impl Hash for Key<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Takes a hash for what it is.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+    use tokio_postgres::types::Type;
+
+    use super::*;
+
+    fn changes(key: ArrayRef, wire: Wire, ops: Option<Vec<&str>>) -> Changes {
+        let target =
+            Target { name: "k".into(), wire, one: Type::INT8, many: Type::INT8_ARRAY, oid: 20, not_null: true };
+        let rows = key.len();
+        let ops = ops.map(|ops| Arc::new(StringArray::from(ops)) as ArrayRef);
+        last_per_key(&[key], &[0], &[target], ops.as_ref(), rows).unwrap()
+    }
+
+    #[test]
+    fn the_last_word_about_a_key_counts() {
+        let key = Arc::new(Int64Array::from(vec![1, 2, 1, 3, 2, 3]));
+        let ops = vec!["+I", "+I", "-D", "-U", "-U", "+U"];
+        assert_eq!(changes(key.clone(), Wire::Int8, Some(ops)), Changes { puts: vec![5], deletes: vec![2, 4] });
+        assert_eq!(changes(key, Wire::Int8, None), Changes { puts: vec![2, 4, 5], deletes: vec![] });
+    }
+
+    #[test]
+    fn keys_that_the_server_holds_for_equal_are_one() {
+        let floats = Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN]));
+        assert_eq!(changes(floats, Wire::Float8, None).puts, [1, 3]);
+        let uuids = StringArray::from(vec!["5B2C7A52-4F2D-4C0E-9D53-0C9F6A1F6B11", "5b2c7a524f2d4c0e9d530c9f6a1f6b11"]);
+        assert_eq!(changes(Arc::new(uuids), Wire::Uuid, None).puts, [1]);
+    }
+}

@@ -1,0 +1,167 @@
+//! What lies in the table after a batch.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::datatypes::DataType;
+use millstream_core::ErrorKind;
+use millstream_core::sink::OutputKind;
+
+use crate::server::{Database, Publisher, field, open, ops};
+
+fn ids(ids: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(ids))
+}
+
+fn names(names: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(names.to_vec()))
+}
+
+fn columns() -> Vec<arrow::datatypes::Field> {
+    vec![field("id", DataType::Int64), field("name", DataType::Utf8)]
+}
+
+#[tokio::test]
+async fn few_rows_and_many_rows_are_added_alike() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE t (name text, id bigint, at timestamptz DEFAULT now())").await;
+    let spec = database.spec(columns(), &[], &[]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    for rows in [1, 3, 511, 512, 5000] {
+        let text: Vec<_> = (0..rows).map(|n| (n % 2 == 0).then(|| format!("n{n}"))).collect();
+        sink.publish(vec![ids(0..rows), Arc::new(StringArray::from(text))]).await.unwrap();
+    }
+    let total = "SELECT count(*), sum(id), count(name), count(at) FROM t";
+    let sum: i64 = [1i64, 3, 511, 512, 5000].iter().map(|n| n * (n - 1) / 2).sum();
+    assert_eq!(database.rows(total).await, [format!("6027|{sum}|{}|6027", 1 + 2 + 256 + 256 + 2500)]);
+    assert_eq!(
+        database.rows("SELECT target, query, epoch, batch FROM millstream_markers").await,
+        [format!("\"{}\".\"t\"|q|1|5", database.schema)]
+    );
+}
+
+#[tokio::test]
+async fn the_last_word_about_a_key_is_what_lies_in_the_table() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE t (id bigint PRIMARY KEY, name text, kept text DEFAULT 'kept')").await;
+    let spec = database.spec(columns(), &["id"], &[]);
+    let mut sink = open(&spec, OutputKind::Changelog).await;
+    sink.publish(vec![ops(&["+I", "+I", "+I"]), ids([1, 2, 3]), names(&[Some("a"), Some("b"), None])]).await.unwrap();
+    database.run("UPDATE t SET kept = 'mine' WHERE id = 1").await;
+    let batch = ["-U", "+U", "-D", "-D", "+I", "+I", "-D"];
+    let text = [Some("a"), Some("A"), Some("b"), None, Some("c"), Some("d"), Some("d")];
+    sink.publish(vec![ops(&batch), ids([1, 1, 2, 3, 3, 4, 4]), names(&text)]).await.unwrap();
+    assert_eq!(database.rows("SELECT * FROM t ORDER BY id").await, ["1|A|mine", "3|c|kept"]);
+    sink.publish(vec![ops(&["-D", "-D"]), ids([3, 1]), names(&[None, None])]).await.unwrap();
+    assert_eq!(database.rows("SELECT * FROM t").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_changelog_of_several_statements_is_one_transaction() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["id"], &[("sink.create-table", "true")]);
+    let mut sink = open(&spec, OutputKind::Changelog).await;
+    let rows = 40_000;
+    let text: StringArray = (0..rows).map(|n| Some(format!("n{n}"))).collect();
+    sink.publish(vec![ops(&vec!["+I"; 40_000]), ids(0..rows), Arc::new(text.clone())]).await.unwrap();
+    assert_eq!(database.rows("SELECT count(*), sum(id), max(name) FROM t").await, ["40000|799980000|n9999"]);
+    let kinds: Vec<_> = (0..rows).map(|n| if n % 2 == 0 { "-D" } else { "+U" }).collect();
+    sink.publish(vec![ops(&kinds), ids(0..rows), Arc::new(text)]).await.unwrap();
+    assert_eq!(database.rows("SELECT count(*), sum(id) FROM t").await, ["20000|400000000"]);
+    // The server refuses a row of the last statement: nothing of the batch stays.
+    database.run("ALTER TABLE t ADD CHECK (id <> 79999)").await;
+    let text: StringArray = (0..rows).map(|_| Some("again")).collect();
+    let error = sink.publish(vec![ops(&vec!["+I"; 40_000]), ids(40_000..80_000), Arc::new(text)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Sink);
+    assert!(error.to_string().contains("SQLSTATE 23514"), "{error}");
+    assert_eq!(database.rows("SELECT count(*), max(id) FROM t").await, ["20000|39999"]);
+    assert_eq!(sink.open().await.unwrap().unwrap().batch.0, 2);
+}
+
+#[tokio::test]
+async fn a_key_of_all_columns_and_of_two_columns_can_be_written() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["name", "id"], &[("sink.create-table", "true")]);
+    let mut sink = open(&spec, OutputKind::Changelog).await;
+    let rows = || vec![ids([1, 1, 2]), names(&[Some("a"), Some("b"), Some("a")])];
+    sink.publish([vec![ops(&["+I"; 3])], rows()].concat()).await.unwrap();
+    sink.publish([vec![ops(&["+U", "-D", "+I"])], rows()].concat()).await.unwrap();
+    assert_eq!(database.rows("SELECT * FROM t ORDER BY id").await, ["1|a", "2|a"]);
+}
+
+#[tokio::test]
+async fn a_null_key_is_an_error_that_names_the_column() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["name"], &[("sink.create-table", "true")]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    let error = sink.publish(vec![ids([1]), names(&[None])]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Sink);
+    assert!(error.to_string().contains("the column 'name'"), "{error}");
+    assert_eq!(database.rows("SELECT batch FROM millstream_markers").await, ["~"]);
+}
+
+#[tokio::test]
+async fn an_owner_that_was_taken_over_stores_nothing_however_it_writes() {
+    for (key, rows) in [(&[][..], 1), (&[][..], 2000), (&["id"][..], 1), (&["id"][..], 40_000)] {
+        let database = Database::new().await;
+        let spec = database.spec(columns(), key, &[("sink.create-table", "true")]);
+        let mut zombie = open(&spec, OutputKind::Append).await;
+        let text: StringArray = (0..rows).map(|_| Some("x")).collect();
+        let batch = |from: i64| vec![ids(from..from + rows), Arc::new(text.clone()) as ArrayRef];
+        zombie.publish(batch(0)).await.unwrap();
+        let mut sink = Publisher::new(&spec, OutputKind::Append, 2).unwrap();
+        sink.open().await.unwrap();
+        let error = zombie.publish(batch(rows)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Owned, "{error}");
+        assert_eq!(database.rows("SELECT count(*) FROM t").await, [rows.to_string()]);
+        sink.publish(batch(rows)).await.unwrap();
+        assert_eq!(database.rows("SELECT count(*) FROM t").await, [(2 * rows).to_string()]);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_there_is_not_stored_again() {
+    for (key, rows) in [(&[][..], 1), (&[][..], 2000), (&["id"][..], 2)] {
+        let database = Database::new().await;
+        let spec = database.spec(columns(), key, &[("sink.create-table", "true")]);
+        let mut sink = open(&spec, OutputKind::Append).await;
+        let text: StringArray = (0..rows).map(|_| Some("x")).collect();
+        let batch = vec![ids(0..rows), Arc::new(text) as ArrayRef];
+        sink.publish(batch.clone()).await.unwrap();
+        // As if the answer had been lost, and the marker read too early.
+        sink.last = None;
+        sink.publish(batch).await.unwrap();
+        assert_eq!(database.rows("SELECT count(*) FROM t").await, [rows.to_string()]);
+        // A marker that somebody else moved is not gone on from.
+        database.run("UPDATE millstream_markers SET batch = 7").await;
+        let error = sink.publish(vec![ids([9]), names(&[None])]).await.unwrap_err();
+        assert!(error.to_string().contains("says batch 7, where batch 1 was expected before batch 2"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_else_adds_at_the_same_time_is_upserted() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["id"], &[("sink.create-table", "true")]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    database.run("BEGIN; INSERT INTO t VALUES (5, 'theirs')").await;
+    let batch = || vec![ids([4, 5]), names(&[Some("ours"), Some("ours")])];
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%MERGE%'";
+    let other = crate::server::connect(&database.url).await;
+    let commit = async {
+        while crate::server::rows(&other, waits).await != ["t"] {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        database.run("COMMIT").await;
+    };
+    let (published, ()) = futures::join!(sink.publish(batch()), commit);
+    assert_eq!(published.unwrap_err().kind(), ErrorKind::Retry);
+    sink.open().await.unwrap();
+    sink.publish(batch()).await.unwrap();
+    assert_eq!(database.rows("SELECT * FROM t ORDER BY id").await, ["4|ours", "5|ours"]);
+    // Another constraint refuses the row for good.
+    database.run("CREATE UNIQUE INDEX ON t (name) WHERE id > 5").await;
+    let error = sink.publish(vec![ids([6, 7]), names(&[Some("x"), Some("x")])]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Sink);
+    assert!(error.to_string().contains("SQLSTATE 23505"), "{error}");
+}
