@@ -7,10 +7,10 @@ fmt:
     cargo fmt --all --check
 
 clippy:
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --features millstream-cli/kafka --all-targets -- -D warnings
 
 test:
-    cargo test --workspace
+    cargo test --workspace --features millstream-cli/kafka
 
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
@@ -24,11 +24,11 @@ advisories:
 
 # Kills the binary thousands of times, for as long as you let it.
 soak kills="2000":
-    MILLSTREAM_KILLS={{kills}} cargo test -p millstream-cli --test kill -- --nocapture
+    MILLSTREAM_KILLS={{kills}} cargo test -p millstream-cli -p millstream --test kill -- --nocapture
 
 # The law over generated queries and cuts, for as long as you let it.
 law cases="20000":
-    MILLSTREAM_LAW_CASES={{cases}} cargo test -p millstream --test law -- --nocapture
+    MILLSTREAM_LAW_CASES={{cases}} cargo test -p millstream-cli -p millstream --test law -- --nocapture
 
 # Every number of the README and docs/performance.md, measured here.
 bench *ARGS:
