@@ -4,7 +4,8 @@
 #   examples/fraud/run.sh [millstream binary]      default: target/release/millstream, then target/debug/millstream
 #
 # Build it first: cargo build --release --features kafka. Needs Java 17, Maven, Python and PostgreSQL's binaries; broker and
-# database are started on free ports and left running (`tests/services/kafka.sh stop`, `postgres.sh stop` end them).
+# database are started on free ports and left running: `MILLSTREAM_KAFKA=example tests/services/kafka.sh stop` and
+# `tests/services/postgres.sh stop` end them.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD
@@ -17,6 +18,7 @@ engine=$(realpath "$engine")
 rows=${ROWS:-20000}
 
 echo "starting Kafka and PostgreSQL .."
+export MILLSTREAM_KAFKA=example # a broker that no test stops
 facts=$($services/kafka.sh start)
 KAFKA=$(sed -n 's/^BOOTSTRAP=//p' <<<"$facts")
 # A plain client that knows nothing of the engine: kafka-python, in a place of its own.

@@ -71,6 +71,16 @@ impl KeyIndex {
         }
     }
 
+    /// A slot for each key, none of which is there yet and no two of which are equal: nothing is looked up.
+    pub(crate) fn insert_unique(&mut self, keys: &EncodedKeys, rows: usize) -> Result<Vec<u32>> {
+        match (self, keys) {
+            (Self::Words(index), EncodedKeys::Words(keys)) => index.insert_unique(keys, rows),
+            (Self::Packed(index), EncodedKeys::Packed(keys)) => index.insert_unique(keys, rows),
+            (Self::Bytes(index), EncodedKeys::Bytes(keys)) => index.insert_unique(keys, rows),
+            _ => Err(Error::bug("keys of another encoding than the index's")),
+        }
+    }
+
     /// Takes a key out; its slot is free for another.
     pub(crate) fn remove(&mut self, slot: u32) {
         each!(self, index => index.remove(slot));
@@ -96,6 +106,12 @@ pub(crate) struct Index<S> {
     /// Slots ever given out.
     slots: u32,
     len: usize,
+}
+
+fn full() -> Error {
+    Error::config(format!(
+        "a table of state holds {NO_SLOT} keys, and no more fit: bound the state (a window, an interval in a join)"
+    ))
 }
 
 /// Spreads the 32 bits over a word: the table takes the position from its low bits and a tag from the top.
@@ -166,6 +182,37 @@ impl<S: KeyStore> Index<S> {
         Ok(found)
     }
 
+    fn insert_unique(&mut self, keys: &S::Keys, rows: usize) -> Result<Vec<u32>> {
+        if self.len + rows >= LARGE && self.shards.len() == 1 {
+            self.split();
+        }
+        let mut slots = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let hash = S::hash(keys, row);
+            let slot = self.free_slot()?;
+            let shard = self.shard(hash);
+            let Some(shard) = self.shards.get_mut(shard) else {
+                return Err(Error::bug("an index without shards"));
+            };
+            shard.insert_unique(spread(hash), u64::from(hash) << 32 | u64::from(slot), entry_hash);
+            self.store.write(slot, keys, row);
+            self.len += 1;
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+
+    fn free_slot(&mut self) -> Result<u32> {
+        match self.free.pop() {
+            Some(slot) => Ok(slot),
+            None if self.slots == NO_SLOT => Err(full()),
+            None => {
+                self.slots += 1;
+                Ok(self.slots - 1)
+            }
+        }
+    }
+
     fn insert(&mut self, keys: &S::Keys, row: usize, new: &mut Vec<u32>) -> Result<u32> {
         if self.len >= LARGE && self.shards.len() == 1 {
             self.split();
@@ -184,12 +231,7 @@ impl<S: KeyStore> Index<S> {
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
-            None if self.slots == NO_SLOT => {
-                return Err(Error::config(format!(
-                    "a table of state holds {NO_SLOT} keys, and no more fit: raise the parallelism, or bound the \
-                     state (a window, a TTL)"
-                )));
-            }
+            None if self.slots == NO_SLOT => return Err(full()),
             None => {
                 self.slots += 1;
                 self.slots - 1

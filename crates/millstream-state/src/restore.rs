@@ -26,13 +26,17 @@ impl KeyedTable {
     pub(crate) fn restored(layout: Arc<Layout>, pane: &PaneCapture) -> Result<Self> {
         let mut table = Self::with_layout(layout);
         table.index.reserve(pane.keys);
+        // A key of its own for every row: then no row can take another one's place, and none is looked for.
+        let rows: usize = pane.segments.iter().map(|segment| segment.rows).sum();
+        let removed: usize = pane.segments.iter().map(|segment| segment.removed).sum();
+        let keys = if removed == 0 && rows == pane.keys { Keys::Unique } else { Keys::Repeated };
         for segment in &pane.segments {
-            table.replay(segment)?;
+            table.replay(segment, keys)?;
         }
         Ok(table)
     }
 
-    fn replay(&mut self, segment: &Arc<Segment>) -> Result<()> {
+    fn replay(&mut self, segment: &Arc<Segment>, unique: Keys) -> Result<()> {
         let keys = segment.columns().get(..self.layout.key_count()).unwrap_or_default();
         let removed: Vec<_> = keys.iter().map(|k| k.slice(0, segment.removed)).collect();
         let encoded = self.layout.encoder.encode(&removed, segment.removed)?;
@@ -49,7 +53,10 @@ impl KeyedTable {
         let put: Vec<_> = keys.iter().map(|k| k.slice(segment.removed, rows)).collect();
         let encoded = self.layout.encoder.encode(&put, rows)?;
         let mut slots = vec![NO_SLOT; segment.removed];
-        slots.extend(self.index.insert_all(&encoded, rows, &mut Vec::new())?);
+        slots.extend(match unique {
+            Keys::Unique => self.index.insert_unique(&encoded, rows)?,
+            Keys::Repeated => self.index.insert_all(&encoded, rows, &mut Vec::new())?,
+        });
         let number = self.log.hold(Arc::clone(segment), Vec::new())?;
         for (row, slot) in slots.iter().enumerate().skip(segment.removed) {
             self.places.grow_to(*slot as usize);
@@ -65,6 +72,13 @@ impl KeyedTable {
         self.log.order_at(usize::MAX, number);
         Ok(())
     }
+}
+
+/// Whether a key may be in several of the captured rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    Unique,
+    Repeated,
 }
 
 impl PanedTable {
