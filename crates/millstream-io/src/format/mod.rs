@@ -31,7 +31,7 @@ pub use leaf::{EPOCH_KEY, JSON_KEY};
 /// (`debezium-json`, `canal-json`), a last one, [`WEIGHT`]. A source of records needs no more to read both.
 ///
 /// # Errors
-/// As [`format`].
+/// As [`format()`].
 pub fn of_table(spec: &TableSpec) -> Result<(Arc<dyn Format>, SchemaRef)> {
     match changelog::of_table(spec)? {
         Some(changelog) => Ok(changelog),

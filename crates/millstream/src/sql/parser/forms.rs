@@ -63,7 +63,7 @@ pub fn query(query: &mut Query) -> Result<(), SqlError> {
 /// Puts a parsed expression into DataFusion's forms.
 ///
 /// # Errors
-/// As [`query`].
+/// As `query`, of one expression.
 pub fn expression(expr: &mut Expr) -> Result<(), SqlError> {
     done(VisitMut::visit(expr, &mut Forms))
 }
