@@ -8,41 +8,39 @@
 //!
 //! The input is insert-only. Nothing is ever forgotten here: a key stays as long as the query.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::take_arrays;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::accumulate::{Aggregate, Aggregates, Portion, evaluate_all};
 use super::changes::{Changed, state_error, weighted};
 use super::distinct::{keep_first, seen_keys};
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
+use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
+
+/// What an aggregate over an insert-only input computes.
+#[derive(Clone, Debug)]
+pub struct KeyedAggregate {
+    /// The group expressions, over the input.
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Keys of groups that are there without a row, as those of an empty grouping set: empty, or a column for each
+    /// of `keys`.
+    pub standing: Vec<ArrayRef>,
+    /// The aggregates, over the input.
+    pub aggregates: Vec<Aggregate>,
+}
 
 /// `SELECT k, sum(x) .. GROUP BY k` over an insert-only input, as a changelog.
 #[derive(Debug)]
 pub struct KeyedAggregateExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<KeyedState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     groups: Vec<Arc<dyn PhysicalExpr>>,
     keys: SchemaRef,
     /// Keys of groups that are there without a row.
@@ -63,88 +61,47 @@ impl KeyedAggregateExec {
     pub fn try_new(
         name: impl Into<Arc<str>>,
         input: Arc<dyn ExecutionPlan>,
-        groups: Vec<Arc<dyn PhysicalExpr>>,
-        aggregates: &[Aggregate],
+        query: KeyedAggregate,
         output: &Schema,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
+        let KeyedAggregate { keys: groups, standing, aggregates } = query;
         let schema = input.schema();
-        let aggregates = Arc::new(Aggregates::try_new(aggregates, &schema)?);
+        let aggregates = Arc::new(Aggregates::try_new(&aggregates, &schema)?);
         let keys = key_schema(&groups, &schema, output.fields().iter().map(|f| f.name().as_str()))?;
-        let state = Arc::new(Mutex::new(KeyedState::try_new(&keys, &aggregates, &schema)?));
+        let state = KeyedState::try_new(&keys, &aggregates, &schema)?;
         let output = changelog::with_weight(output);
         let results = keys.fields().iter().chain(aggregates.result_fields()).map(|f| f.data_type());
         if !results.eq(output.fields().iter().map(|f| f.data_type()).take(output.fields().len() - 1)) {
             return internal_err!("the answer of an aggregate does not have the types of {output}");
         }
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { groups, keys, standing: vec![], aggregates, output });
-        Ok(Self { name: name.into(), input, plan, state, properties })
+        let operator = Self { groups, keys, standing, aggregates, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
+}
 
-    /// With groups that are there without a row, as those of an empty grouping set: a column for each group
-    /// expression.
-    pub fn with_standing(mut self, standing: Vec<ArrayRef>) -> Self {
-        let plan = &self.plan;
-        let (groups, keys, aggregates) = (plan.groups.clone(), Arc::clone(&plan.keys), Arc::clone(&plan.aggregates));
-        self.plan = Arc::new(Plan { groups, keys, standing, aggregates, output: Arc::clone(&plan.output) });
-        self
-    }
+impl Operator<1> for KeyedAggregateExec {
+    type State = KeyedState;
 
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
+    const NAME: &'static str = "KeyedAggregateExec";
 
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
     }
 
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.groups.iter().chain(self.plan.aggregates.expressions()).collect()
+        self.groups.iter().chain(self.aggregates.expressions()).collect()
     }
-}
 
-impl DisplayAs for KeyedAggregateExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |from: usize, to: usize| -> Vec<&str> {
-            self.plan.output.fields().iter().skip(from).take(to - from).map(|f| f.name().as_str()).collect()
-        };
-        let groups = self.plan.groups.len();
-        let aggregates = names(groups, self.plan.output.fields().len() - 1);
-        write!(f, "KeyedAggregateExec: by=[{}], aggregates=[{}]", names(0, groups).join(", "), aggregates.join(", "))
+    fn detail(&self) -> String {
+        named_groups(&self.output, self.groups.len())
     }
-}
 
-impl ExecutionPlan for KeyedAggregateExec {
-    unary_node!("KeyedAggregateExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("KeyedAggregateExec has one partition, {partition} was asked for");
-        }
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &batches)
-        }))
-    }
-}
-
-impl Plan {
-    fn run(&self, state: &mut KeyedState, batches: &[RecordBatch]) -> DfResult<Vec<RecordBatch>> {
+    fn run(
+        &self,
+        state: &mut KeyedState,
+        [batches]: [Vec<RecordBatch>; 1],
+        _: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
         let mut grouping = Grouping::try_new(&self.keys)?;
         if let Some(keys) = self.standing.first() {
             grouping.intern(&self.standing, keys.len())?;
@@ -180,7 +137,7 @@ impl Plan {
 
 /// What a GROUP BY keeps: the state of every group, and the values that its DISTINCT aggregates have seen.
 #[derive(Debug)]
-struct KeyedState {
+pub(super) struct KeyedState {
     groups: KeyedTable,
     seen: Vec<KeyedTable>,
 }
@@ -268,6 +225,14 @@ impl OperatorState for KeyedState {
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
         self.groups.scan().collect()
     }
+}
+
+/// The group columns and the aggregates of a changelog's answer, for EXPLAIN.
+pub(super) fn named_groups(output: &Schema, groups: usize) -> String {
+    let names: Vec<&str> = output.fields().iter().map(|f| f.name().as_str()).collect();
+    let (by, aggregates) = names.split_at_checked(groups).unwrap_or((&names, &[]));
+    let aggregates = aggregates.split_last().map_or(aggregates, |(_, aggregates)| aggregates);
+    format!("by=[{}], aggregates=[{}]", by.join(", "), aggregates.join(", "))
 }
 
 /// The columns of a key: the group expressions, under the names that they have in the answer.

@@ -8,29 +8,24 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{filter_record_batch, take_arrays};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::watermark::END_OF_TIME;
 use millstream_state::{Changes, OperatorState, PanedTable, Restored, StateInfo, TableInfo};
 
 use super::changes::state_error;
 use super::context::BatchContext;
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
 use super::over::sort_into;
+use super::stateful::{Operator, StatefulExec};
 use super::waiting::{Waiting, concat, due, instants};
 
 const LAST: &str = "last";
@@ -39,16 +34,6 @@ const CLOSED: &str = "closed";
 /// Leaves out rows that repeat an earlier one.
 #[derive(Debug)]
 pub struct DedupExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<DedupState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     keys: Vec<usize>,
     key_schema: SchemaRef,
     time: usize,
@@ -67,71 +52,12 @@ impl DedupExec {
         keys: Vec<usize>,
         time: usize,
         horizon_us: i64,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         let key_schema = Arc::new(schema.project(&keys)?);
-        let plan = Arc::new(Plan { keys, key_schema, time, horizon_us, schema });
-        let state = Arc::new(Mutex::new(DedupState::try_new(&plan)?));
-        let properties = node::final_properties(input.schema());
-        Ok(Self { name: name.into(), input, plan, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![]
-    }
-}
-
-impl DisplayAs for DedupExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.plan.key_schema.fields().iter().map(|f| f.name().as_str()).collect();
-        write!(f, "DedupExec: keys=[{}], horizon={} us", keys.join(", "), self.plan.horizon_us)
-    }
-}
-
-impl ExecutionPlan for DedupExec {
-    unary_node!("DedupExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("DedupExec has one partition, {partition} was asked for");
-        }
-        // Outside of a stream there is no batch: all rows are there, and nothing is remembered.
-        let batch = context.session_config().get_extension::<BatchContext>();
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(self.input.schema(), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            match batch {
-                Some(batch) => {
-                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    plan.run(&mut state, concat(&plan.schema, &batches)?, batch.frontier)
-                }
-                None => {
-                    let rows = plan.with_time(&concat(&plan.schema, &batches)?)?;
-                    plan.run(&mut DedupState::try_new(&plan)?, rows, Some(END_OF_TIME))
-                }
-            }
-        }))
+        let operator = Self { keys, key_schema, time, horizon_us, schema };
+        let state = DedupState::try_new(&operator)?;
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -142,8 +68,38 @@ struct Groups {
     ranges: Vec<Range<usize>>,
 }
 
-impl Plan {
-    fn run(&self, state: &mut DedupState, rows: RecordBatch, frontier: Option<i64>) -> DfResult<Vec<RecordBatch>> {
+impl Operator<1> for DedupExec {
+    type State = DedupState;
+
+    const NAME: &'static str = "DedupExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn detail(&self) -> String {
+        let keys: Vec<_> = self.key_schema.fields().iter().map(|f| f.name().as_str()).collect();
+        format!("keys=[{}], horizon={} us", keys.join(", "), self.horizon_us)
+    }
+
+    fn run(
+        &self,
+        state: &mut DedupState,
+        [batches]: [Vec<RecordBatch>; 1],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let rows = concat(&self.schema, &batches)?;
+        match context.session_config().get_extension::<BatchContext>() {
+            Some(batch) => self.first(state, rows, batch.frontier),
+            // Outside of a stream there is no batch: all rows are there, and nothing is remembered.
+            None => self.first(&mut DedupState::try_new(self)?, self.with_time(&rows)?, Some(END_OF_TIME)),
+        }
+    }
+}
+
+impl DedupExec {
+    /// The rows that are due and repeat none.
+    fn first(&self, state: &mut DedupState, rows: RecordBatch, frontier: Option<i64>) -> DfResult<Vec<RecordBatch>> {
         let at = instants(&rows, self.time, 0)?;
         if let (Some(first), Some(closed)) = (arrow::compute::min(&at), state.closed[1])
             && first <= closed
@@ -282,7 +238,7 @@ fn by_columns(rows: &RecordBatch) -> DfResult<Option<Rows>> {
 
 /// The rows that wait, and the last time of each key.
 #[derive(Debug)]
-struct DedupState {
+pub(super) struct DedupState {
     waiting: Waiting,
     last: PanedTable,
     /// The frontier up to which rows were due: installed and staged.
@@ -290,7 +246,7 @@ struct DedupState {
 }
 
 impl DedupState {
-    fn try_new(plan: &Plan) -> DfResult<Self> {
+    fn try_new(plan: &DedupExec) -> DfResult<Self> {
         let values = Arc::new(Schema::new(vec![Field::new("$last", DataType::Int64, false)]));
         let last = PanedTable::new(Arc::clone(&plan.key_schema), values).map_err(state_error)?;
         Ok(Self { waiting: Waiting::try_new(&plan.schema)?, last, closed: [None, None] })

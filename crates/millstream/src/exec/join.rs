@@ -23,23 +23,19 @@ mod state;
 mod window;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinType, Result as DfResult, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
-use millstream_state::OperatorState;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 
 use self::state::JoinState;
 use super::BatchContext;
 use super::changes::state_error;
-use super::node::{self, binary_node};
+use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 
 pub use self::window::WindowJoinExec;
@@ -81,17 +77,6 @@ pub struct Expiry {
     pub offset_us: i64,
 }
 
-/// A join of two streams.
-#[derive(Debug)]
-pub struct JoinExec {
-    name: Arc<str>,
-    left: Arc<dyn ExecutionPlan>,
-    right: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<JoinState>>,
-    properties: Arc<PlanProperties>,
-}
-
 /// What a join says of the rows of one side beside their pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Preserve {
@@ -107,7 +92,7 @@ enum Preserve {
 
 /// What does not change between batches. Pairs of things are those of the left side, then of the right.
 #[derive(Debug)]
-struct Plan {
+pub(super) struct Plan {
     join: Join,
     /// The schemas of the inputs, with weights where they have them.
     inputs: [SchemaRef; 2],
@@ -123,6 +108,10 @@ struct Plan {
     output: SchemaRef,
 }
 
+/// A join of two streams.
+#[derive(Debug)]
+pub struct JoinExec(Plan);
+
 impl JoinExec {
     /// Joins two inputs.
     ///
@@ -133,36 +122,43 @@ impl JoinExec {
     /// Where the columns or keys don't fit each other.
     pub fn try_new(
         name: impl Into<Arc<str>>,
-        left: Arc<dyn ExecutionPlan>,
-        right: Arc<dyn ExecutionPlan>,
+        inputs: [Arc<dyn ExecutionPlan>; 2],
         join: Join,
         output: &Schema,
-    ) -> DfResult<Self> {
-        let inputs = [left.schema(), right.schema()];
-        let changelog = join.is_changelog(inputs.each_ref().map(|s| changelog::is_weighted(s)));
-        let plan = Arc::new(Plan::try_new(join, inputs, output, changelog)?);
-        let state = Arc::new(Mutex::new(JoinState::try_new(&plan).map_err(state_error)?));
-        let properties = node::final_properties(Arc::clone(&plan.output));
-        Ok(Self { name: name.into(), left, right, plan, state, properties })
+    ) -> DfResult<StatefulExec> {
+        let schemas = inputs.each_ref().map(|input| input.schema());
+        let changelog = join.is_changelog(schemas.each_ref().map(|s| changelog::is_weighted(s)));
+        let plan = Plan::try_new(join, schemas, output, changelog)?;
+        let state = JoinState::try_new(&plan).map_err(state_error)?;
+        Ok(StatefulExec::new(name, inputs, Self(plan), state))
     }
+}
 
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
+impl Operator<2> for JoinExec {
+    type State = JoinState;
 
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
+    const NAME: &'static str = "JoinExec";
 
-    fn with_inputs(&self, left: Arc<dyn ExecutionPlan>, right: Arc<dyn ExecutionPlan>) -> Self {
-        let (name, plan, state) = (Arc::clone(&self.name), Arc::clone(&self.plan), Arc::clone(&self.state));
-        Self { name, left, right, plan, state, properties: Arc::clone(&self.properties) }
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.0.output)
     }
 
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.join.expressions()
+        self.0.join.expressions()
+    }
+
+    fn detail(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn run(
+        &self,
+        state: &mut JoinState,
+        inputs: [Vec<RecordBatch>; 2],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let frontier = BatchContext::of(context)?.frontier;
+        self.0.run(state, inputs.each_ref().map(Vec::as_slice), frontier)
     }
 }
 
@@ -269,12 +265,6 @@ fn answers(kind: JoinType) -> (bool, Option<Preserve>, Option<Preserve>) {
     }
 }
 
-impl DisplayAs for JoinExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinExec: {}", self.plan)
-    }
-}
-
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let on: Vec<String> = self.join.on.iter().map(|(l, r)| format!("{l} = {r}")).collect();
@@ -290,26 +280,5 @@ impl fmt::Display for Plan {
             )?;
         }
         Ok(())
-    }
-}
-
-impl ExecutionPlan for JoinExec {
-    binary_node!("JoinExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("JoinExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier;
-        let left = self.left.execute(0, Arc::clone(&context))?;
-        let right = self.right.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            // One after the other, so that rows come in one order.
-            let left: Vec<RecordBatch> = left.try_collect().await?;
-            let right: Vec<RecordBatch> = right.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, [&left, &right], frontier)
-        }))
     }
 }

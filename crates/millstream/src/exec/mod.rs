@@ -33,6 +33,7 @@ mod session;
 mod session_table;
 mod set_op;
 mod sorted;
+mod stateful;
 mod top_n;
 mod upsert;
 mod waiting;
@@ -44,7 +45,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::OperatorState;
 
 pub use accumulate::Aggregate;
-pub use aggregate::KeyedAggregateExec;
+pub use aggregate::{KeyedAggregate, KeyedAggregateExec};
 pub use context::BatchContext;
 pub use dedup::DedupExec;
 pub use expand::WindowTableExec;
@@ -62,6 +63,7 @@ pub use sequential::{SequentialExec, sequential};
 pub use session::{SessionExec, Sessions};
 pub use session_table::SessionTableExec;
 pub use set_op::{SetOp, SetOpExec};
+pub use stateful::StatefulExec;
 pub use top_n::{TopN, TopNExec};
 pub use upsert::UpsertExec;
 pub use window::{EmitMode, GroupColumn, WindowAggregate, WindowAggregateExec};
@@ -69,33 +71,7 @@ pub use window::{EmitMode, GroupColumn, WindowAggregate, WindowAggregateExec};
 /// The states of all operators of a plan, with their names, from the inputs up.
 pub fn states(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, Arc<Mutex<dyn OperatorState>>)> {
     let mut found: Vec<_> = plan.children().into_iter().flat_map(states).collect();
-    if let Some(node) = plan.downcast_ref::<KeyedAggregateExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<RetractAggregateExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<SessionExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<SetOpExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<WindowAggregateExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<JoinExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<WindowJoinExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<OnceExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<OverExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<RankingExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<TopNExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<DedupExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<UpsertExec>() {
-        found.push((node.state_name().to_string(), node.state()));
-    } else if let Some(node) = plan.downcast_ref::<LimitExec>() {
+    if let Some(node) = plan.downcast_ref::<StatefulExec>() {
         found.push((node.state_name().to_string(), node.state()));
     }
     found

@@ -31,14 +31,6 @@ pub(super) fn only_child(node: &str, mut children: Vec<Arc<dyn ExecutionPlan>>) 
     }
 }
 
-/// The two children of a node, out of those it is given.
-pub(super) fn two_children(node: &str, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<[Arc<dyn ExecutionPlan>; 2]> {
-    match <[Arc<dyn ExecutionPlan>; 2]>::try_from(children) {
-        Ok(children) => Ok(children),
-        Err(children) => internal_err!("{node} has two children, not {}", children.len()),
-    }
-}
-
 /// A stream of the batches that a computation answers.
 pub(super) fn answer<F>(schema: SchemaRef, batches: F) -> SendableRecordBatchStream
 where
@@ -84,9 +76,8 @@ macro_rules! leaf_node {
     };
 }
 
-/// The parts of `ExecutionPlan` that do not differ between nodes over one input: they have fields `input` and
-/// `properties`, a method `with_input(&self, Arc<dyn ExecutionPlan>) -> Self` that keeps the state's handle,
-/// and a method `expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>`.
+/// The parts of `ExecutionPlan` that do not differ between nodes without state over one input: they have fields `input` and
+/// `properties`, a method `with_input(&self, Arc<dyn ExecutionPlan>) -> Self`, and a method `expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>`.
 macro_rules! unary_node {
     ($name:literal) => {
         fn name(&self) -> &str {
@@ -139,63 +130,5 @@ macro_rules! unary_node {
     };
 }
 
-/// The same for nodes over two inputs: they have fields `left`, `right` and `properties`, a method
-/// `with_inputs(&self, left, right) -> Self` that keeps the state's handle, and a method
-/// `expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>`.
-macro_rules! binary_node {
-    ($name:literal) => {
-        fn name(&self) -> &str {
-            $name
-        }
-
-        fn properties(&self) -> &Arc<PlanProperties> {
-            &self.properties
-        }
-
-        fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-            vec![&self.left, &self.right]
-        }
-
-        // Rows meet state in log order, so a node of ours reads one partition that nothing has shuffled.
-        fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-            InputDistributionRequirements::new(vec![Distribution::SinglePartition, Distribution::SinglePartition])
-        }
-
-        fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-            vec![false, false]
-        }
-
-        fn apply_expressions(
-            &self,
-            f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-        ) -> DfResult<TreeNodeRecursion> {
-            for expression in self.expressions() {
-                if f(expression)? == TreeNodeRecursion::Stop {
-                    return Ok(TreeNodeRecursion::Stop);
-                }
-            }
-            Ok(TreeNodeRecursion::Continue)
-        }
-
-        fn replace_children(
-            self: Arc<Self>,
-            children: Vec<Arc<dyn ExecutionPlan>>,
-            _: ReplaceChildrenOptions,
-        ) -> DfResult<Arc<dyn ExecutionPlan>> {
-            let [left, right] = node::two_children($name, children)?;
-            Ok(Arc::new(self.with_inputs(left, right)))
-        }
-
-        fn with_new_children(
-            self: Arc<Self>,
-            children: Vec<Arc<dyn ExecutionPlan>>,
-        ) -> DfResult<Arc<dyn ExecutionPlan>> {
-            let [left, right] = node::two_children($name, children)?;
-            Ok(Arc::new(self.with_inputs(left, right)))
-        }
-    };
-}
-
-pub(super) use binary_node;
 pub(super) use leaf_node;
 pub(super) use unary_node;

@@ -15,23 +15,18 @@ mod running;
 mod state;
 
 use std::cmp::Ordering;
-use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::TaskContext;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::WindowExpr;
-use datafusion::physical_expr::{Distribution, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
-use millstream_state::OperatorState;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::ExecutionPlan;
 
 use self::framed::Framed;
 use self::running::Running;
@@ -39,8 +34,8 @@ use self::state::{Before, OverState};
 use super::accumulate::evaluate_all;
 use super::context::BatchContext;
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
 use super::rank::{Counter, Order, OrderKeys, RankKind};
+use super::stateful::{Operator, StatefulExec};
 use super::top_n::nullable;
 use super::waiting::{concat, due, instants};
 
@@ -93,16 +88,6 @@ pub struct Over {
 /// Window functions over rows in event time.
 #[derive(Debug)]
 pub struct OverExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<OverState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     over: Over,
     keys: SchemaRef,
     order: Order,
@@ -122,7 +107,7 @@ impl OverExec {
         input: Arc<dyn ExecutionPlan>,
         over: Over,
         output: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         if output.fields().len() != schema.fields().len() + over.functions.len() {
             return internal_err!("window functions add a column each to those of their input, not {output}");
@@ -133,64 +118,13 @@ impl OverExec {
         let framed = Framed::new(&over, &schema);
         let running = running::of(&over.functions)?;
         let state = OverState::try_new(&schema, &keys, &over, &framed, &running)?;
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { over, keys, order, framed, running, input: schema, output });
-        Ok(Self { name: name.into(), input, plan, state: Arc::new(Mutex::new(state)), properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.over.partition.iter().chain(self.plan.order.expressions()).collect()
-    }
-}
-
-impl DisplayAs for OverExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.plan.output.fields().iter().skip(self.plan.input.fields().len());
-        let columns: Vec<_> = columns.map(|c| c.name().as_str()).collect();
-        write!(f, "OverExec: functions=[{}]", columns.join(", "))
-    }
-}
-
-impl ExecutionPlan for OverExec {
-    unary_node!("OverExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("OverExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier;
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &batches, frontier)
-        }))
+        let operator = Self { over, keys, order, framed, running, input: schema, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
 /// Rows that are due, in the order of their times, and sorted into partitions.
-struct Due {
+pub(super) struct Due {
     rows: RecordBatch,
     instants: Int64Array,
     /// The key of each partition.
@@ -215,9 +149,33 @@ impl Due {
     }
 }
 
-impl Plan {
-    fn run(&self, state: &mut OverState, batches: &[RecordBatch], frontier: Option<i64>) -> DfResult<Vec<RecordBatch>> {
-        let rows = concat(&self.input, batches)?;
+impl Operator<1> for OverExec {
+    type State = OverState;
+
+    const NAME: &'static str = "OverExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.over.partition.iter().chain(self.order.expressions()).collect()
+    }
+
+    fn detail(&self) -> String {
+        let columns = self.output.fields().iter().skip(self.input.fields().len());
+        let columns: Vec<_> = columns.map(|c| c.name().as_str()).collect();
+        format!("functions=[{}]", columns.join(", "))
+    }
+
+    fn run(
+        &self,
+        state: &mut OverState,
+        [batches]: [Vec<RecordBatch>; 1],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let frontier = BatchContext::of(context)?.frontier;
+        let rows = concat(&self.input, &batches)?;
         let at = instants(&rows, self.over.time, self.over.after_us)?;
         state.check_not_late(arrow::compute::min(&at))?;
         let due = due(&mut state.waiting, rows, &at, frontier)?;
@@ -228,7 +186,9 @@ impl Plan {
         state.close(frontier)?;
         Ok(output)
     }
+}
 
+impl OverExec {
     fn answer(
         &self,
         state: &mut OverState,

@@ -7,30 +7,25 @@
 //!
 //! Rows that tie in ORDER BY stand in the order of their columns: an order that does not depend on the cut.
 
-use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::{cast, concat as concat_arrays};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use datafusion::arrow::row::{RowConverter, SortField};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err, not_impl_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::ExecutionPlan;
 use hashbrown::HashMap;
-use millstream_state::OperatorState;
 
 use super::accumulate::evaluate_all;
 use super::changes::state_error;
-use super::node::{self, unary_node};
 use super::ordered::{Head, Key, OrderedRows};
 use super::over::OverFunction;
 use super::rank::Counter;
+use super::stateful::{Operator, StatefulExec};
 use super::top_n::nullable;
 use super::waiting::concat;
 use crate::changelog;
@@ -51,16 +46,6 @@ pub struct Ranking {
 /// Window functions over a changelog, or over rows that only come, as a changelog.
 #[derive(Debug)]
 pub struct RankingExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<OrderedRows>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     ranking: Ranking,
     partition: RowConverter,
     order: RowConverter,
@@ -83,7 +68,7 @@ impl RankingExec {
         input: Arc<dyn ExecutionPlan>,
         ranking: Ranking,
         output: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         let weight = usize::from(changelog::is_weighted(&schema));
         let columns = schema.fields().iter().take(schema.fields().len() - weight).cloned().collect::<Vec<_>>();
@@ -97,35 +82,9 @@ impl RankingExec {
         let fields = fields.map(|by| Ok(SortField::new_with_options(by.expr.data_type(&schema)?, by.options)));
         let order = converter(fields.collect::<DfResult<_>>()?)?;
         let row = converter(rows.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect())?;
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { ranking, partition, order, row, input: schema, rows, output });
-        let state = Arc::new(Mutex::new(OrderedRows::try_new()?));
-        Ok(Self { name: name.into(), input, plan, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        let ranking = &self.plan.ranking;
-        ranking.partition.iter().chain(ranking.order.iter().map(|by| &by.expr)).collect()
+        let operator = Self { ranking, partition, order, row, input: schema, rows, output };
+        let state = OrderedRows::try_new()?;
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -136,42 +95,37 @@ fn converter(fields: Vec<SortField>) -> DfResult<RowConverter> {
     Ok(RowConverter::new(fields)?)
 }
 
-impl DisplayAs for RankingExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = &self.plan;
-        let functions = plan.output.fields().iter().skip(plan.rows.fields().len()).take(plan.ranking.functions.len());
-        let functions: Vec<_> = functions.map(|c| c.name().as_str()).collect();
-        write!(f, "RankingExec: functions=[{}]", functions.join(", "))?;
-        match plan.ranking.head {
-            Some(head) => write!(f, ", {:?} <= {}", head.kind, head.limit),
-            None => Ok(()),
-        }
-    }
-}
-
-impl ExecutionPlan for RankingExec {
-    unary_node!("RankingExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("RankingExec has one partition, {partition} was asked for");
-        }
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &batches)
-        }))
-    }
-}
-
 /// A row of a batch as bytes, and where its partition ends.
 type Changed = HashMap<Arc<[u8]>, (u32, u32, i64)>;
 
-impl Plan {
-    fn run(&self, state: &mut OrderedRows, batches: &[RecordBatch]) -> DfResult<Vec<RecordBatch>> {
-        let rows = concat(&self.input, batches)?;
+impl Operator<1> for RankingExec {
+    type State = OrderedRows;
+
+    const NAME: &'static str = "RankingExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        let ranking = &self.ranking;
+        ranking.partition.iter().chain(ranking.order.iter().map(|by| &by.expr)).collect()
+    }
+
+    fn detail(&self) -> String {
+        let functions = self.output.fields().iter().skip(self.rows.fields().len()).take(self.ranking.functions.len());
+        let functions: Vec<_> = functions.map(|c| c.name().as_str()).collect();
+        let head = self.ranking.head.map(|head| format!(", {:?} <= {}", head.kind, head.limit));
+        format!("functions=[{}]{}", functions.join(", "), head.unwrap_or_default())
+    }
+
+    fn run(
+        &self,
+        state: &mut OrderedRows,
+        [batches]: [Vec<RecordBatch>; 1],
+        _: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let rows = concat(&self.input, &batches)?;
         if rows.num_rows() == 0 {
             return Ok(vec![]);
         }
@@ -200,7 +154,9 @@ impl Plan {
         let changes = changes.collect::<DfResult<Vec<_>>>()?;
         changelog::consolidate(&changes, &self.output).map_err(state_error)
     }
+}
 
+impl RankingExec {
     /// How often each row of the batch comes or goes.
     fn changed(&self, rows: &RecordBatch) -> DfResult<Changed> {
         let columns = self.rows.fields().len();

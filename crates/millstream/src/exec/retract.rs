@@ -16,20 +16,15 @@ mod ordered;
 mod slots;
 mod state;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, filter, take_arrays};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
-use millstream_state::OperatorState;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 
 use self::measure::{Measure, Measures};
 pub(super) use self::ordered::canonical;
@@ -37,10 +32,11 @@ use self::slots::Slots;
 use self::state::RetractState;
 use super::BatchContext;
 use super::accumulate::{Aggregate, evaluate_all};
+use super::aggregate::named_groups;
 use super::changes::{Changed, weighted};
 use super::event_time::micros;
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
+use super::stateful::{Operator, StatefulExec};
 use super::window::behind;
 use crate::changelog;
 
@@ -64,16 +60,6 @@ pub struct RetractAggregate {
 /// `SELECT k, sum(x) .. GROUP BY k` over a changelog, as a changelog.
 #[derive(Debug)]
 pub struct RetractAggregateExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<RetractState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     groups: Vec<Arc<dyn PhysicalExpr>>,
     weight: usize,
     last: Option<usize>,
@@ -81,6 +67,7 @@ struct Plan {
     standing: Vec<ArrayRef>,
     keys: SchemaRef,
     measures: Measures,
+    input: SchemaRef,
     /// With the weight.
     output: SchemaRef,
 }
@@ -98,7 +85,7 @@ impl RetractAggregateExec {
         input: Arc<dyn ExecutionPlan>,
         query: RetractAggregate,
         output: &Schema,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let RetractAggregate { keys: groups, weight, last, lag_us, standing, aggregates } = query;
         let schema = input.schema();
         if schema.fields().get(weight).is_none_or(|f| f.name() != changelog::WEIGHT) {
@@ -110,69 +97,10 @@ impl RetractAggregateExec {
         if !results.eq(output.fields().iter().map(|f| f.data_type())) {
             return internal_err!("the answer of an aggregate does not have the types of {output}");
         }
-        let state = Arc::new(Mutex::new(RetractState::try_new(&keys, &measures, &schema)?));
+        let state = RetractState::try_new(&keys, &measures, &schema)?;
         let output = changelog::with_weight(output);
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { groups, weight, last, lag_us, standing, keys, measures, output });
-        Ok(Self { name: name.into(), input, plan, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.groups.iter().chain(self.plan.measures.expressions()).collect()
-    }
-}
-
-impl DisplayAs for RetractAggregateExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |from: usize, to: usize| -> Vec<&str> {
-            self.plan.output.fields().iter().skip(from).take(to - from).map(|f| f.name().as_str()).collect()
-        };
-        let groups = self.plan.groups.len();
-        let aggregates = names(groups, self.plan.output.fields().len() - 1);
-        write!(f, "RetractAggregateExec: by=[{}], aggregates=[{}]", names(0, groups).join(", "), aggregates.join(", "))
-    }
-}
-
-impl ExecutionPlan for RetractAggregateExec {
-    unary_node!("RetractAggregateExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("RetractAggregateExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier.map(|f| behind(f, self.plan.lag_us));
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        let schema = self.input.schema();
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let changes = plan.run(&mut state, &concat_batches(&schema, &batches)?)?;
-            if let (Some(_), Some(frontier)) = (plan.last, frontier) {
-                state.drop_below(frontier.saturating_add(1));
-            }
-            Ok(changes)
-        }))
+        let operator = Self { groups, weight, last, lag_us, standing, keys, measures, input: schema, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -185,8 +113,40 @@ struct Touched {
     of_row: Vec<usize>,
 }
 
-impl Plan {
-    fn run(&self, state: &mut RetractState, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
+impl Operator<1> for RetractAggregateExec {
+    type State = RetractState;
+
+    const NAME: &'static str = "RetractAggregateExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.groups.iter().chain(self.measures.expressions()).collect()
+    }
+
+    fn detail(&self) -> String {
+        named_groups(&self.output, self.groups.len())
+    }
+
+    fn run(
+        &self,
+        state: &mut RetractState,
+        [batches]: [Vec<RecordBatch>; 1],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let changes = self.changes(state, &concat_batches(&self.input, &batches)?)?;
+        let frontier = BatchContext::of(context)?.frontier.map(|f| behind(f, self.lag_us));
+        if let (Some(_), Some(frontier)) = (self.last, frontier) {
+            state.drop_below(frontier.saturating_add(1));
+        }
+        Ok(changes)
+    }
+}
+
+impl RetractAggregateExec {
+    fn changes(&self, state: &mut RetractState, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
         let weights = rows.columns().get(self.weight).and_then(|c| c.as_primitive_opt::<Int64Type>());
         let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog has weights"))?;
         let weights: Vec<i64> = weights.values().to_vec();

@@ -9,25 +9,20 @@
 mod open;
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{concat, concat_batches, take_arrays};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use self::open::{Bounds, Key, Keys, OpenSessions};
 use super::changes::state_error;
 use super::event_time::{micros, timestamps, window_time};
-use super::node::{self, unary_node};
+use super::stateful::{Operator, StatefulExec};
 use super::window::behind;
 use super::{BatchContext, EmitMode};
 use crate::changelog;
@@ -51,15 +46,6 @@ pub struct Sessions {
 /// `SELECT * FROM SESSION(..)` over a stream.
 #[derive(Debug)]
 pub struct SessionExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<SessionState>>,
-    properties: Arc<PlanProperties>,
-}
-
-#[derive(Debug)]
-struct Plan {
     sessions: Sessions,
     input: SchemaRef,
     /// With the weight, where it is a changelog.
@@ -77,68 +63,18 @@ impl SessionExec {
         input: Arc<dyn ExecutionPlan>,
         sessions: Sessions,
         rows: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         if rows.fields().len() != schema.fields().len() + 3 {
             return internal_err!("sessions have the columns of their input and three more, not {rows}");
         }
-        let state = Arc::new(Mutex::new(SessionState::try_new(&schema, &sessions)?));
+        let state = SessionState::try_new(&schema, &sessions)?;
         let output = match sessions.emit {
             EmitMode::OnClose => rows,
             EmitMode::Changes => changelog::with_weight(&rows),
         };
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { sessions, input: schema, output });
-        Ok(Self { name: name.into(), input, plan, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![]
-    }
-}
-
-impl DisplayAs for SessionExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let emit = if self.plan.sessions.emit == EmitMode::OnClose { "on close" } else { "changes" };
-        write!(f, "SessionExec: gap {}, emit={emit}", Length(self.plan.sessions.gap_us))
-    }
-}
-
-impl ExecutionPlan for SessionExec {
-    unary_node!("SessionExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("SessionExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier.map(|f| behind(f, self.plan.sessions.lag_us));
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &concat_batches(&plan.input, &batches)?, frontier)
-        }))
+        let operator = Self { sessions, input: schema, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -158,8 +94,28 @@ impl Out {
     }
 }
 
-impl Plan {
-    fn run(&self, state: &mut SessionState, rows: &RecordBatch, frontier: Option<i64>) -> DfResult<Vec<RecordBatch>> {
+impl Operator<1> for SessionExec {
+    type State = SessionState;
+
+    const NAME: &'static str = "SessionExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn detail(&self) -> String {
+        let emit = if self.sessions.emit == EmitMode::OnClose { "on close" } else { "changes" };
+        format!("gap {}, emit={emit}", Length(self.sessions.gap_us))
+    }
+
+    fn run(
+        &self,
+        state: &mut SessionState,
+        [batches]: [Vec<RecordBatch>; 1],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let frontier = BatchContext::of(context)?.frontier.map(|f| behind(f, self.sessions.lag_us));
+        let rows = &concat_batches(&self.input, &batches)?;
         let first = state.next[1];
         self.check_not_late(state, rows)?;
         // Where the bounds of rows that were here before the batch change, what they were.
@@ -195,7 +151,9 @@ impl Plan {
         state.closed[1] = state.closed[1].max(frontier);
         Ok(output)
     }
+}
 
+impl SessionExec {
     fn check_not_late(&self, state: &SessionState, rows: &RecordBatch) -> DfResult<()> {
         let column = rows.columns().get(self.sessions.time);
         let times = micros(column.ok_or_else(|| internal_datafusion_err!("the time column is not there"))?)?;
@@ -276,7 +234,7 @@ fn changed(
 
 /// The rows of open sessions, by the number in which they came.
 #[derive(Debug)]
-struct SessionState {
+pub(super) struct SessionState {
     rows: KeyedTable,
     sessions: Sessions,
     converter: Keys,

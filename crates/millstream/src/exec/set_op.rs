@@ -4,25 +4,20 @@
 //! rows; where that changes how often a row is in the answer, the difference goes out as its weight. NULL equals
 //! NULL. A row that is on neither side is forgotten; nothing else ever is.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{cast, take_arrays};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::changes::state_error;
 use super::grouping::Grouping;
-use super::node;
 use super::retract::canonical;
+use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 
 /// How often a row is in the answer that is `l` times on the left and `r` times on the right.
@@ -52,14 +47,10 @@ impl SetOp {
 /// A set operation over two inputs, as a changelog.
 #[derive(Debug)]
 pub struct SetOpExec {
-    name: Arc<str>,
-    inputs: [Arc<dyn ExecutionPlan>; 2],
     changelog: [bool; 2],
     op: SetOp,
     rows: SchemaRef,
     output: SchemaRef,
-    state: Arc<Mutex<SetOpState>>,
-    properties: Arc<PlanProperties>,
 }
 
 impl SetOpExec {
@@ -74,7 +65,7 @@ impl SetOpExec {
         changelog: [bool; 2],
         op: SetOp,
         rows: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         for (input, changelog) in inputs.iter().zip(changelog) {
             if input.schema().fields().len() != rows.fields().len() + usize::from(changelog) {
                 return internal_err!("an input of a set operation has not the columns of {rows}");
@@ -86,113 +77,29 @@ impl SetOpExec {
         let counts = Arc::new(Schema::new(vec![count("$left"), count("$right")]));
         let table = KeyedTable::new(keys, counts).map_err(state_error)?;
         let output = changelog::with_weight(&rows);
-        let properties = node::final_properties(Arc::clone(&output));
-        let state = Arc::new(Mutex::new(SetOpState { rows: table }));
-        Ok(Self { name: name.into(), inputs, changelog, op, rows, output, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_inputs(&self, inputs: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let Ok(inputs) = <[Arc<dyn ExecutionPlan>; 2]>::try_from(inputs) else {
-            return internal_err!("SetOpExec has exactly two children");
-        };
-        Ok(Arc::new(Self {
-            name: Arc::clone(&self.name),
-            inputs,
-            changelog: self.changelog,
-            op: self.op,
-            rows: Arc::clone(&self.rows),
-            output: Arc::clone(&self.output),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }))
+        let operator = Self { changelog, op, rows, output };
+        Ok(StatefulExec::new(name, inputs, operator, SetOpState { rows: table }))
     }
 }
 
-impl DisplayAs for SetOpExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SetOpExec: {:?}", self.op)
-    }
-}
+impl Operator<2> for SetOpExec {
+    type State = SetOpState;
 
-impl ExecutionPlan for SetOpExec {
-    fn name(&self) -> &str {
-        "SetOpExec"
+    const NAME: &'static str = "SetOpExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn detail(&self) -> String {
+        format!("{:?}", self.op)
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.inputs.iter().collect()
-    }
-
-    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![Distribution::SinglePartition, Distribution::SinglePartition])
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false, false]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.with_inputs(children)
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.with_inputs(children)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("SetOpExec has one partition, {partition} was asked for");
-        }
-        let [left, right] = &self.inputs;
-        let (left, right) = (left.execute(0, Arc::clone(&context))?, right.execute(0, context)?);
-        let run = Run { op: self.op, changelog: self.changelog, output: Arc::clone(&self.output) };
-        let (rows, state) = (Arc::clone(&self.rows), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.output), async move {
-            let left: Vec<RecordBatch> = left.try_collect().await?;
-            let right: Vec<RecordBatch> = right.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            run.run(&mut state, &rows, &[left, right])
-        }))
-    }
-}
-
-struct Run {
-    op: SetOp,
-    changelog: [bool; 2],
-    output: SchemaRef,
-}
-
-impl Run {
     fn run(
         &self,
         state: &mut SetOpState,
-        rows: &SchemaRef,
-        inputs: &[Vec<RecordBatch>; 2],
+        inputs: [Vec<RecordBatch>; 2],
+        _: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
         let mut grouping = Grouping::try_new(state.rows.keys())?;
         let mut deltas: [Vec<i64>; 2] = Default::default();
@@ -203,7 +110,7 @@ impl Run {
                     false => Some(Int64Array::from_value(1, batch.num_rows())),
                 };
                 let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog ends with its weight"))?;
-                let columns = batch.columns().iter().zip(rows.fields());
+                let columns = batch.columns().iter().zip(self.rows.fields());
                 let columns =
                     columns.map(|(c, f)| canonical(&cast(c, f.data_type())?)).collect::<DfResult<Vec<_>>>()?;
                 let of_row = grouping.intern(&columns, batch.num_rows())?;
@@ -223,7 +130,9 @@ impl Run {
         let total = grouping.len();
         self.apply(state, &grouping.keys()?, &deltas, total)
     }
+}
 
+impl SetOpExec {
     fn apply(
         &self,
         state: &mut SetOpState,
@@ -289,7 +198,7 @@ impl Run {
 
 /// How often each row is on either side.
 #[derive(Debug)]
-struct SetOpState {
+pub(super) struct SetOpState {
     rows: KeyedTable,
 }
 

@@ -12,28 +12,23 @@
 mod state;
 
 use std::cmp::Ordering;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{take_arrays, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
-use millstream_state::OperatorState;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::ExecutionPlan;
 
 use self::state::BestState;
 use super::accumulate::evaluate_all;
 use super::changes::weighted;
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
 use super::over::sort_into;
 use super::rank::{Counter, Order, OrderKeys, RankKind};
+use super::stateful::{Operator, StatefulExec};
 use super::waiting::concat;
 
 /// Which rows are the best.
@@ -52,16 +47,6 @@ pub struct TopN {
 /// The best rows of each key, as a changelog.
 #[derive(Debug)]
 pub struct TopNExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<BestState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     top: TopN,
     order: Order,
     keys: SchemaRef,
@@ -80,7 +65,7 @@ impl TopNExec {
         input: Arc<dyn ExecutionPlan>,
         top: TopN,
         output: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         if output.fields().len() != schema.fields().len() + 2 {
             return internal_err!("a ranking adds the rank and the weight to its input, not {output}");
@@ -90,56 +75,8 @@ impl TopNExec {
         let order = Order::try_new(&top.order, &schema)?;
         let single = top.limit == 1 && top.kind == RankKind::RowNumber;
         let state = BestState::try_new(&keys, &schema, single)?;
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { top, order, keys, input: schema, output });
-        Ok(Self { name: name.into(), input, plan, state: Arc::new(Mutex::new(state)), properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.top.partition.iter().chain(self.plan.order.expressions()).collect()
-    }
-}
-
-impl DisplayAs for TopNExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TopNExec: {:?} <= {}", self.plan.top.kind, self.plan.top.limit)
-    }
-}
-
-impl ExecutionPlan for TopNExec {
-    unary_node!("TopNExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("TopNExec has one partition, {partition} was asked for");
-        }
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &batches)
-        }))
+        let operator = Self { top, order, keys, input: schema, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -164,9 +101,30 @@ impl Ranked {
     }
 }
 
-impl Plan {
-    fn run(&self, state: &mut BestState, batches: &[RecordBatch]) -> DfResult<Vec<RecordBatch>> {
-        let rows = concat(&self.input, batches)?;
+impl Operator<1> for TopNExec {
+    type State = BestState;
+
+    const NAME: &'static str = "TopNExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.top.partition.iter().chain(self.order.expressions()).collect()
+    }
+
+    fn detail(&self) -> String {
+        format!("{:?} <= {}", self.top.kind, self.top.limit)
+    }
+
+    fn run(
+        &self,
+        state: &mut BestState,
+        [batches]: [Vec<RecordBatch>; 1],
+        _: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let rows = concat(&self.input, &batches)?;
         if rows.num_rows() == 0 || self.top.limit == 0 {
             return Ok(vec![]);
         }
@@ -176,7 +134,9 @@ impl Plan {
         let groups = Groups { of_rows, keys: grouping.keys()?, total };
         if state.is_single() { self.best_one(state, &rows, groups) } else { self.best_few(state, &rows, groups) }
     }
+}
 
+impl TopNExec {
     /// One row a key: it is replaced where a better one comes.
     fn best_one(&self, state: &mut BestState, rows: &RecordBatch, groups: Groups) -> DfResult<Vec<RecordBatch>> {
         let order = self.order.keys(rows)?;

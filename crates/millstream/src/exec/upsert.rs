@@ -6,24 +6,19 @@
 //!
 //! A row is kept for each key, for ever. "Last" is by the order of the log, within the batch and before it.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter, take_arrays};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::changes::{Changed, state_error, weighted};
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
+use super::stateful::{Operator, StatefulExec};
 use super::top_n::nullable;
 
 const ROWS: &str = "rows";
@@ -31,16 +26,6 @@ const ROWS: &str = "rows";
 /// Answers what changes in a table of the last row of each key.
 #[derive(Debug)]
 pub struct UpsertExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<UpsertState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     /// The columns of the key.
     keys: Vec<usize>,
     key_schema: SchemaRef,
@@ -63,7 +48,7 @@ impl UpsertExec {
         input: Arc<dyn ExecutionPlan>,
         keys: Vec<usize>,
         output: SchemaRef,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let schema = input.schema();
         let columns = output.fields().len().saturating_sub(1);
         if schema.fields().len() < columns || schema.fields().len() > columns + 1 {
@@ -76,57 +61,8 @@ impl UpsertExec {
         let kept: Vec<usize> = (0..columns).filter(|c| !keys_tell || !keys.contains(c)).collect();
         let values = nullable(&schema.project(&kept)?);
         let state = UpsertState(KeyedTable::new(Arc::clone(&key_schema), values).map_err(state_error)?);
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { keys, key_schema, kept, columns, input: schema, output });
-        Ok(Self { name: name.into(), input, plan, state: Arc::new(Mutex::new(state)), properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![]
-    }
-}
-
-impl DisplayAs for UpsertExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<_> = self.plan.key_schema.fields().iter().map(|f| f.name().as_str()).collect();
-        write!(f, "UpsertExec: keys=[{}]", keys.join(", "))
-    }
-}
-
-impl ExecutionPlan for UpsertExec {
-    unary_node!("UpsertExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("UpsertExec has one partition, {partition} was asked for");
-        }
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state.0, &concat_batches(&plan.input, &batches)?)
-        }))
+        let operator = Self { keys, key_schema, kept, columns, input: schema, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -136,8 +72,27 @@ struct Last {
     rows: UInt32Array,
 }
 
-impl Plan {
-    fn run(&self, state: &mut KeyedTable, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
+impl Operator<1> for UpsertExec {
+    type State = UpsertState;
+
+    const NAME: &'static str = "UpsertExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
+    }
+
+    fn detail(&self) -> String {
+        let keys: Vec<_> = self.key_schema.fields().iter().map(|f| f.name().as_str()).collect();
+        format!("keys=[{}]", keys.join(", "))
+    }
+
+    fn run(
+        &self,
+        state: &mut UpsertState,
+        [batches]: [Vec<RecordBatch>; 1],
+        _: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let (state, rows) = (&mut state.0, &concat_batches(&self.input, &batches)?);
         if rows.num_rows() == 0 {
             return Ok(vec![]);
         }
@@ -146,7 +101,9 @@ impl Plan {
         output.extend(self.replace(state, rows, &come)?);
         Ok(output)
     }
+}
 
+impl UpsertExec {
     /// The last row of each key: of the keys that go, and of those that come.
     fn last(&self, rows: &RecordBatch) -> DfResult<[Last; 2]> {
         let keys: Vec<ArrayRef> = self.keys.iter().filter_map(|k| rows.columns().get(*k).cloned()).collect();
@@ -236,7 +193,7 @@ fn indices(rows: &[usize]) -> UInt32Array {
 
 /// The last row of each key.
 #[derive(Debug)]
-struct UpsertState(KeyedTable);
+pub(super) struct UpsertState(KeyedTable);
 
 impl OperatorState for UpsertState {
     fn install(&mut self) {

@@ -12,20 +12,15 @@ mod combine;
 mod emit;
 mod state;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::watermark::END_OF_TIME;
-use millstream_state::OperatorState;
 
 use self::cells::{Cells, CellsBuilder, Layout};
 use self::state::WindowState;
@@ -34,7 +29,7 @@ use super::accumulate::{Aggregate, Aggregates, Portion, evaluate_all};
 use super::distinct::keep_first;
 use super::event_time::micros;
 use super::grouping::Grouping;
-use super::node::{self, unary_node};
+use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 use crate::window::{WindowKind, WindowSpec};
 
@@ -83,16 +78,6 @@ pub struct WindowAggregate {
 /// `SELECT window_end, k, sum(x) .. GROUP BY window_start, window_end, k` over an insert-only input.
 #[derive(Debug)]
 pub struct WindowAggregateExec {
-    name: Arc<str>,
-    input: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
-    state: Arc<Mutex<WindowState>>,
-    properties: Arc<PlanProperties>,
-}
-
-/// What does not change between batches.
-#[derive(Debug)]
-struct Plan {
     spec: WindowSpec,
     time: usize,
     groups: Vec<Arc<dyn PhysicalExpr>>,
@@ -120,7 +105,7 @@ impl WindowAggregateExec {
         input: Arc<dyn ExecutionPlan>,
         query: WindowAggregate,
         output: &Schema,
-    ) -> DfResult<Self> {
+    ) -> DfResult<StatefulExec> {
         let WindowAggregate { spec, time, keys: groups, columns, aggregates, emit, lag_us } = query;
         let schema = input.schema();
         let aggregates = Arc::new(Aggregates::try_new(&aggregates, &schema)?);
@@ -131,50 +116,13 @@ impl WindowAggregateExec {
         }
         let panes = emit == EmitMode::OnClose && !matches!(spec.kind, WindowKind::Tumble { .. });
         let layout = if panes && aggregates.mergeable() { Layout::Panes } else { Layout::Windows };
-        let state = Arc::new(Mutex::new(WindowState::try_new(&keys, &aggregates, &schema)?));
+        let state = WindowState::try_new(&keys, &aggregates, &schema)?;
         let output = match emit {
             EmitMode::OnClose => Arc::new(output.clone()),
             EmitMode::Changes => changelog::with_weight(output),
         };
-        let properties = node::final_properties(Arc::clone(&output));
-        let plan = Arc::new(Plan { spec, time, groups, columns, aggregates, emit, lag_us, layout, keys, output });
-        Ok(Self { name: name.into(), input, plan, state, properties })
-    }
-
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
-
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
-
-    fn with_input(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            input,
-            plan: Arc::clone(&self.plan),
-            state: Arc::clone(&self.state),
-            properties: Arc::clone(&self.properties),
-        }
-    }
-
-    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        self.plan.groups.iter().chain(self.plan.aggregates.expressions()).collect()
-    }
-}
-
-impl DisplayAs for WindowAggregateExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = &self.plan;
-        let name = |f: &Arc<arrow::datatypes::Field>| f.name().clone();
-        let keys: Vec<String> = plan.keys.fields().iter().map(name).collect();
-        let results: Vec<String> = plan.aggregates.result_fields().map(name).collect();
-        let emit = if plan.emit == EmitMode::OnClose { "on close" } else { "changes" };
-        let (spec, keys, results) = (plan.spec, keys.join(", "), results.join(", "));
-        write!(f, "WindowAggregateExec: {spec}, by=[{keys}], aggregates=[{results}], emit={emit}")
+        let operator = Self { spec, time, groups, columns, aggregates, emit, lag_us, layout, keys, output };
+        Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
 
@@ -183,32 +131,36 @@ pub(super) fn behind(frontier: i64, lag_us: i64) -> i64 {
     if frontier == END_OF_TIME { frontier } else { frontier.saturating_sub(lag_us) }
 }
 
-impl ExecutionPlan for WindowAggregateExec {
-    unary_node!("WindowAggregateExec");
+impl Operator<1> for WindowAggregateExec {
+    type State = WindowState;
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("WindowAggregateExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier.map(|f| behind(f, self.plan.lag_us));
-        let input = self.input.execute(0, context)?;
-        let (plan, state) = (Arc::clone(&self.plan), Arc::clone(&self.state));
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let batches: Vec<RecordBatch> = input.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.run(&mut state, &batches, frontier)
-        }))
+    const NAME: &'static str = "WindowAggregateExec";
+
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.output)
     }
-}
 
-impl Plan {
+    fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        self.groups.iter().chain(self.aggregates.expressions()).collect()
+    }
+
+    fn detail(&self) -> String {
+        let name = |f: &Arc<arrow::datatypes::Field>| f.name().clone();
+        let keys: Vec<String> = self.keys.fields().iter().map(name).collect();
+        let results: Vec<String> = self.aggregates.result_fields().map(name).collect();
+        let emit = if self.emit == EmitMode::OnClose { "on close" } else { "changes" };
+        let (spec, keys, results) = (self.spec, keys.join(", "), results.join(", "));
+        format!("{spec}, by=[{keys}], aggregates=[{results}], emit={emit}")
+    }
+
     fn run(
         &self,
         state: &mut WindowState,
-        batches: &[RecordBatch],
-        frontier: Option<i64>,
+        [batches]: [Vec<RecordBatch>; 1],
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
-        let (cells, mut portions) = self.place(batches)?;
+        let frontier = BatchContext::of(context)?.frontier.map(|f| behind(f, self.lag_us));
+        let (cells, mut portions) = self.place(&batches)?;
         self.check_not_late(&cells, state.closed())?;
         keep_first(&self.aggregates, &mut portions, |set, of, values| state.unseen(set, &cells, of, values))?;
         let found = state.found(&cells)?;
@@ -224,7 +176,9 @@ impl Plan {
         state.close(frontier);
         Ok(output)
     }
+}
 
+impl WindowAggregateExec {
     /// Puts the rows into cells, and evaluates what the aggregates are given.
     fn place(&self, batches: &[RecordBatch]) -> DfResult<(Cells, Vec<Portion>)> {
         let mut builder = CellsBuilder::new(self.spec, self.layout, Grouping::try_new(&self.keys)?);

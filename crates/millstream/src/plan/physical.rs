@@ -26,10 +26,10 @@ use super::session::StreamSession;
 use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
 use crate::exec::{
-    self, Aggregate, DedupExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregateExec, LimitExec, OnceExec,
-    Over, OverExec, OverFunction, Ranking, RankingExec, RetractAggregate, RetractAggregateExec, ScanExec, SessionExec,
-    SessionTableExec, Sessions, SetOpExec, TopN, TopNExec, UpsertExec, WindowAggregate, WindowAggregateExec,
-    WindowJoinExec, WindowTableExec,
+    self, Aggregate, DedupExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregate, KeyedAggregateExec,
+    LimitExec, OnceExec, Over, OverExec, OverFunction, Ranking, RankingExec, RetractAggregate, RetractAggregateExec,
+    ScanExec, SessionExec, SessionTableExec, Sessions, SetOpExec, TopN, TopNExec, UpsertExec, WindowAggregate,
+    WindowAggregateExec, WindowJoinExec, WindowTableExec,
 };
 use crate::window::{Dedup, SessionTable, WindowTable};
 
@@ -203,10 +203,10 @@ impl Exprs<'_> {
                 join.interval = Some(Interval { expiries, granule_us });
             }
             JoinTime::Windows { closes, .. } => {
-                return Ok(Arc::new(WindowJoinExec::try_new(name, left, right, join, closes, &answer)?));
+                return Ok(Arc::new(WindowJoinExec::try_new(name, [left, right], join, closes, &answer)?));
             }
         }
-        Ok(Arc::new(JoinExec::try_new(name, left, right, join, &answer)?))
+        Ok(Arc::new(JoinExec::try_new(name, [left, right], join, &answer)?))
     }
 
     /// A window function as DataFusion runs it; that it can run at all is found out here.
@@ -298,8 +298,8 @@ impl Exprs<'_> {
             return Ok(Arc::new(RetractAggregateExec::try_new(name, input, query, &answer)?));
         }
         let (Some(window), Some(time)) = (&node.window, time) else {
-            let exec = KeyedAggregateExec::try_new(name, input, keys, &aggregates, &answer)?;
-            return Ok(Arc::new(exec.with_standing(standing)));
+            let query = KeyedAggregate { keys, standing, aggregates };
+            return Ok(Arc::new(KeyedAggregateExec::try_new(name, input, query, &answer)?));
         };
         let (spec, columns, emit) = (window.spec, window.columns.clone(), window.emit);
         let lag_us = window.lag_us;

@@ -4,25 +4,21 @@
 //! holds can be joined before or after it, and its rows are dropped whole. The answer is insert-only for every
 //! kind of join.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::take_arrays;
-use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Result as DfResult, internal_err};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
-use datafusion::physical_plan::distribution_requirements::InputDistributionRequirements;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions};
-use futures::TryStreamExt;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::{Error, Result};
 use millstream_state::{Changes, KeyedTable, OperatorState, PanedTable, Restored, StateInfo, TableInfo};
 
 use super::super::BatchContext;
 use super::super::changes::state_error;
-use super::super::node::{self, binary_node};
+use super::super::stateful::{Operator, StatefulExec};
 use super::pairs::batch;
 use super::state::{SIDES, Staged};
 use super::{Expiry, Join, Plan};
@@ -31,13 +27,8 @@ use crate::changelog;
 /// A join of two streams of windows.
 #[derive(Debug)]
 pub struct WindowJoinExec {
-    name: Arc<str>,
-    left: Arc<dyn ExecutionPlan>,
-    right: Arc<dyn ExecutionPlan>,
-    plan: Arc<Plan>,
+    plan: Plan,
     closes: [Expiry; 2],
-    state: Arc<Mutex<WindowJoinState>>,
-    properties: Arc<PlanProperties>,
 }
 
 impl WindowJoinExec {
@@ -48,65 +39,46 @@ impl WindowJoinExec {
     /// Where the columns or keys don't fit each other, or an input is a changelog.
     pub fn try_new(
         name: impl Into<Arc<str>>,
-        left: Arc<dyn ExecutionPlan>,
-        right: Arc<dyn ExecutionPlan>,
+        inputs: [Arc<dyn ExecutionPlan>; 2],
         join: Join,
         closes: [Expiry; 2],
         output: &Schema,
-    ) -> DfResult<Self> {
-        let inputs = [left.schema(), right.schema()];
-        if inputs.iter().any(|s| changelog::is_weighted(s)) || join.null_aware {
+    ) -> DfResult<StatefulExec> {
+        let schemas = inputs.each_ref().map(|input| input.schema());
+        if schemas.iter().any(|s| changelog::is_weighted(s)) || join.null_aware {
             return internal_err!("a join of windows reads rows that are never taken back");
         }
-        let plan = Arc::new(Plan::try_new(join, inputs, output, false)?);
-        let state = Arc::new(Mutex::new(WindowJoinState::try_new(&plan).map_err(state_error)?));
-        let properties = node::final_properties(Arc::clone(&plan.output));
-        Ok(Self { name: name.into(), left, right, plan, closes, state, properties })
+        let plan = Plan::try_new(join, schemas, output, false)?;
+        let state = WindowJoinState::try_new(&plan).map_err(state_error)?;
+        Ok(StatefulExec::new(name, inputs, Self { plan, closes }, state))
     }
+}
 
-    /// The state's name within the query.
-    pub fn state_name(&self) -> &str {
-        &self.name
-    }
+impl Operator<2> for WindowJoinExec {
+    type State = WindowJoinState;
 
-    /// What is kept between batches.
-    pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
-        Arc::clone(&self.state) as _
-    }
+    const NAME: &'static str = "WindowJoinExec";
 
-    fn with_inputs(&self, left: Arc<dyn ExecutionPlan>, right: Arc<dyn ExecutionPlan>) -> Self {
-        let (name, plan, state) = (Arc::clone(&self.name), Arc::clone(&self.plan), Arc::clone(&self.state));
-        Self { name, left, right, plan, closes: self.closes, state, properties: Arc::clone(&self.properties) }
+    fn output(&self) -> SchemaRef {
+        Arc::clone(&self.plan.output)
     }
 
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
         self.plan.join.expressions()
     }
-}
 
-impl DisplayAs for WindowJoinExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WindowJoinExec: {}", self.plan)
+    fn detail(&self) -> String {
+        self.plan.to_string()
     }
-}
 
-impl ExecutionPlan for WindowJoinExec {
-    binary_node!("WindowJoinExec");
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        if partition != 0 {
-            return internal_err!("WindowJoinExec has one partition, {partition} was asked for");
-        }
-        let frontier = BatchContext::of(&context)?.frontier;
-        let left = self.left.execute(0, Arc::clone(&context))?;
-        let right = self.right.execute(0, context)?;
-        let (plan, state, closes) = (Arc::clone(&self.plan), Arc::clone(&self.state), self.closes);
-        Ok(node::answer(Arc::clone(&self.plan.output), async move {
-            let left: Vec<RecordBatch> = left.try_collect().await?;
-            let right: Vec<RecordBatch> = right.try_collect().await?;
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            plan.close(&mut state, closes, [left, right], frontier)
-        }))
+    fn run(
+        &self,
+        state: &mut WindowJoinState,
+        inputs: [Vec<RecordBatch>; 2],
+        context: &TaskContext,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let frontier = BatchContext::of(context)?.frontier;
+        self.plan.close(state, self.closes, inputs, frontier)
     }
 }
 
@@ -153,7 +125,7 @@ fn picked(rows: &RecordBatch, picks: Vec<u32>) -> DfResult<RecordBatch> {
 
 /// The rows of open windows: by the time at which their window closes, and a number.
 #[derive(Debug)]
-struct WindowJoinState {
+pub(in super::super) struct WindowJoinState {
     rows: [PanedTable; 2],
     /// The number of the next row.
     next: Staged<u64>,

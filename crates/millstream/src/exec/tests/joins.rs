@@ -46,9 +46,9 @@ fn output(kind: JoinType) -> Schema {
 
 /// The table, joined with those of its rows in which `b` is true.
 fn plan(join: &Join) -> Arc<dyn ExecutionPlan> {
-    let scan = || Arc::new(ScanExec::new(0, schema()));
+    let scan = || Arc::new(ScanExec::new(0, schema())) as Arc<dyn ExecutionPlan>;
     let some = Arc::new(FilterExec::try_new(column("b", 0), scan()).unwrap());
-    Arc::new(JoinExec::try_new("join", scan(), some, join.clone(), &output(join.kind)).unwrap())
+    Arc::new(JoinExec::try_new("join", [scan(), some], join.clone(), &output(join.kind)).unwrap())
 }
 
 fn on(kind: JoinType, filter: Option<Arc<dyn PhysicalExpr>>) -> Join {
@@ -172,8 +172,9 @@ async fn a_million_rows_with_a_million() {
     let both: Vec<_> = left.fields().iter().chain(right.fields()).cloned().collect();
     let key = |name: &str| Arc::new(Column::new(name, 0)) as Arc<dyn PhysicalExpr>;
     let join = Join { on: vec![(key("lk"), key("rk"))], ..on(JoinType::Inner, None) };
-    let scans = (Arc::new(ScanExec::new(0, left.clone())), Arc::new(ScanExec::new(1, right.clone())));
-    let exec = JoinExec::try_new("join", scans.0, scans.1, join, &Schema::new(both)).unwrap();
+    let scan = |number, schema| Arc::new(ScanExec::new(number, schema)) as Arc<dyn ExecutionPlan>;
+    let scans = [scan(0, left.clone()), scan(1, right.clone())];
+    let exec = JoinExec::try_new("join", scans, join, &Schema::new(both)).unwrap();
     let state = exec.state();
     let plan: Arc<dyn ExecutionPlan> = Arc::new(exec);
     let base = datafusion::prelude::SessionContext::new().task_ctx();

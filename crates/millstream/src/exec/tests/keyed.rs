@@ -6,14 +6,15 @@ use arrow::array::{Int64Array, RecordBatch};
 
 use super::harness::*;
 use crate::changelog;
-use crate::exec::{KeyedAggregateExec, ScanExec};
+use crate::exec::{KeyedAggregate, KeyedAggregateExec, ScanExec};
 
 async fn stream(sql: &str) -> datafusion::common::Result<Stream> {
     let query = query(sql).await?;
     Ok(Stream::new(move || {
         let scan = Arc::new(ScanExec::new(0, schema()));
-        let groups = query.groups.clone();
-        Arc::new(KeyedAggregateExec::try_new("t", scan, groups, &query.aggregates, &query.output).unwrap())
+        let keys = query.groups.clone();
+        let aggregate = KeyedAggregate { keys, standing: vec![], aggregates: query.aggregates.clone() };
+        Arc::new(KeyedAggregateExec::try_new("t", scan, aggregate, &query.output).unwrap())
     }))
 }
 

@@ -14,13 +14,13 @@ use super::super::event_time::{timestamps, window_time};
 use super::cells::Cells;
 use super::combine::{Combine, Groups};
 use super::state::{WindowState, slice};
-use super::{EmitMode, GroupColumn, Plan};
+use super::{EmitMode, GroupColumn, WindowAggregateExec};
 use crate::window::{WindowKind, WindowSpec};
 
 /// Rows that are evaluated at once, and put out as a batch, at least where there are so many.
 const ROWS: usize = 8192;
 
-impl Plan {
+impl WindowAggregateExec {
     /// State by window: what was open and ends at the frontier or before it is put out and dropped.
     pub(super) fn close_windows(
         &self,
