@@ -9,7 +9,7 @@ pub mod step;
 pub use real::RealDisk;
 
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,11 @@ pub trait DiskFile: Send + Sync + Debug {
     /// A handle that makes everything appended so far durable, while appending goes on.
     fn syncer(&self) -> Box<dyn Syncer>;
 }
+
+/// A file that is being read, at any place.
+pub trait ReadSeek: Read + Seek + Send {}
+
+impl<R: Read + Seek + Send> ReadSeek for R {}
 
 /// Makes what was appended before it was taken durable.
 #[async_trait]
@@ -50,6 +55,11 @@ pub trait Disk: Send + Sync + Debug {
 
     /// The whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The whole file, to be read in parts: a large one need not lie in memory twice.
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn ReadSeek>> {
+        Ok(Box::new(Cursor::new(self.read(path)?)))
+    }
 
     /// Opens a file for appending and creates it where it is not there.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;

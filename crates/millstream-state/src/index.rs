@@ -71,7 +71,8 @@ impl KeyIndex {
         }
     }
 
-    /// A slot for each key, none of which is there yet and no two of which are equal: nothing is looked up.
+    /// A slot for each key, none of which is there yet and no two of which are equal: nothing is looked up. The
+    /// keys' buffers are kept as long as the table, by its segments or by the index.
     pub(crate) fn insert_unique(&mut self, keys: &EncodedKeys, rows: usize) -> Result<Vec<u32>> {
         match (self, keys) {
             (Self::Words(index), EncodedKeys::Words(keys)) => index.insert_unique(keys, rows),
@@ -106,6 +107,18 @@ pub(crate) struct Index<S> {
     /// Slots ever given out.
     slots: u32,
     len: usize,
+}
+
+/// A slot that was given back, or the next one.
+fn free_slot(free: &mut Vec<u32>, slots: &mut u32) -> Result<u32> {
+    match free.pop() {
+        Some(slot) => Ok(slot),
+        None if *slots == NO_SLOT => Err(full()),
+        None => {
+            *slots += 1;
+            Ok(*slots - 1)
+        }
+    }
 }
 
 fn full() -> Error {
@@ -189,28 +202,17 @@ impl<S: KeyStore> Index<S> {
         let mut slots = Vec::with_capacity(rows);
         for row in 0..rows {
             let hash = S::hash(keys, row);
-            let slot = self.free_slot()?;
+            let slot = free_slot(&mut self.free, &mut self.slots)?;
             let shard = self.shard(hash);
             let Some(shard) = self.shards.get_mut(shard) else {
                 return Err(Error::bug("an index without shards"));
             };
             shard.insert_unique(spread(hash), u64::from(hash) << 32 | u64::from(slot), entry_hash);
-            self.store.write(slot, keys, row);
             self.len += 1;
             slots.push(slot);
         }
+        self.store.write_kept(&slots, keys);
         Ok(slots)
-    }
-
-    fn free_slot(&mut self) -> Result<u32> {
-        match self.free.pop() {
-            Some(slot) => Ok(slot),
-            None if self.slots == NO_SLOT => Err(full()),
-            None => {
-                self.slots += 1;
-                Ok(self.slots - 1)
-            }
-        }
     }
 
     fn insert(&mut self, keys: &S::Keys, row: usize, new: &mut Vec<u32>) -> Result<u32> {
@@ -229,14 +231,7 @@ impl<S: KeyStore> Index<S> {
             Entry::Occupied(entry) => return Ok(*entry.get() as u32),
             Entry::Vacant(entry) => entry,
         };
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.slots == NO_SLOT => return Err(full()),
-            None => {
-                self.slots += 1;
-                self.slots - 1
-            }
-        };
+        let slot = free_slot(&mut self.free, &mut self.slots)?;
         entry.insert(u64::from(hash) << 32 | u64::from(slot));
         self.store.write(slot, keys, row);
         self.len += 1;

@@ -6,6 +6,7 @@ use crate::chunked::Chunked;
 use crate::encode::{ByteKeys, Packed, Words};
 use crate::hash::mix;
 use crate::index::NO_SLOT;
+use crate::long_keys::{Address, LongKeys};
 
 /// Keys by slot.
 pub(crate) trait KeyStore {
@@ -15,6 +16,10 @@ pub(crate) trait KeyStore {
     fn hash_of(&self, slot: u32) -> u32;
     fn equals(&self, slot: u32, keys: &Self::Keys, row: usize) -> bool;
     fn write(&mut self, slot: u32, keys: &Self::Keys, row: usize);
+    /// Writes the keys of some slots, whose buffers are kept as long as their table.
+    fn write_kept(&mut self, slots: &[u32], keys: &Self::Keys) {
+        (0..).zip(slots).for_each(|(row, slot)| self.write(*slot, keys, row));
+    }
     fn clear(&mut self, slot: u32);
     fn bytes(&self) -> usize;
 }
@@ -128,44 +133,44 @@ impl KeyStore for PackedStore {
     }
 }
 
-/// Keys of any length: up to 15 bytes in place, longer ones in a box.
+/// Keys of any length: up to 15 bytes in place, longer ones in runs.
 #[derive(Debug)]
 pub(crate) struct ByteStore {
-    /// 15 bytes of key and its length; or [`BOXED`] for the length, and the number of the box.
+    /// 15 bytes of key and its length; or the address of a long key, and [`LONG`] for the length.
     short: Chunked<u8>,
-    long: Vec<Box<[u8]>>,
-    long_free: Vec<u32>,
-    long_bytes: usize,
+    long: LongKeys,
     /// The slot of the NULL key.
     null: u32,
 }
 
 const SHORT_MAX: usize = 15;
-const BOXED: u8 = u8::MAX;
+const LONG: u8 = u8::MAX;
 
 impl ByteStore {
     pub(crate) fn new() -> Self {
-        Self {
-            short: Chunked::new(SHORT_MAX + 1, 0),
-            long: Vec::new(),
-            long_free: Vec::new(),
-            long_bytes: 0,
-            null: NO_SLOT,
+        Self { short: Chunked::new(SHORT_MAX + 1, 0), long: LongKeys::default(), null: NO_SLOT }
+    }
+
+    fn address(entry: &[u8]) -> Option<Address> {
+        match entry.split_last() {
+            Some((&LONG, address)) => Some(Address::of_bytes(address)),
+            _ => None,
         }
     }
 
-    fn box_of(entry: &[u8]) -> Option<usize> {
-        match entry.split_last() {
-            Some((&BOXED, [a, b, c, d, ..])) => Some(u32::from_le_bytes([*a, *b, *c, *d]) as usize),
-            _ => None,
+    fn set_address(&mut self, slot: u32, address: Address) {
+        let mut entry = [LONG; SHORT_MAX + 1];
+        if let Some(to) = entry.get_mut(..Address::BYTES) {
+            to.copy_from_slice(&address.to_bytes());
         }
+        self.short.entry_mut(slot as usize).copy_from_slice(&entry);
     }
 
     #[inline]
     fn key(&self, slot: u32) -> &[u8] {
         let entry = self.short.entry(slot as usize);
-        if let Some(boxed) = Self::box_of(entry) {
-            return self.long.get(boxed).map_or(&[], |key| key);
+        if let Some(address) = Self::address(entry) {
+            return self.long.get(address);
         }
         let len = entry.last().copied().unwrap_or_default();
         entry.get(..usize::from(len)).unwrap_or_default()
@@ -199,39 +204,61 @@ impl KeyStore for ByteStore {
             return;
         };
         let mut entry = [0u8; SHORT_MAX + 1];
-        if let Some(to) = entry.get_mut(..key.len()).filter(|_| key.len() <= SHORT_MAX) {
-            to.copy_from_slice(key);
-            entry[SHORT_MAX] = key.len() as u8;
-        } else {
-            // There are no more boxes than slots, so that their number fits.
-            let boxed = self.long_free.pop().unwrap_or(self.long.len() as u32);
-            self.long_bytes += key.len();
-            match self.long.get_mut(boxed as usize) {
-                Some(free) => *free = key.into(),
-                None => self.long.push(key.into()),
+        match entry.get_mut(..key.len()).filter(|_| key.len() <= SHORT_MAX) {
+            Some(to) => {
+                to.copy_from_slice(key);
+                entry[SHORT_MAX] = key.len() as u8;
+                self.short.entry_mut(slot as usize).copy_from_slice(&entry);
             }
-            entry[..4].copy_from_slice(&boxed.to_le_bytes());
-            entry[SHORT_MAX] = BOXED;
+            None => {
+                let address = self.long.push(slot, key);
+                self.set_address(slot, address);
+            }
         }
-        self.short.entry_mut(slot as usize).copy_from_slice(&entry);
+    }
+
+    fn write_kept(&mut self, slots: &[u32], keys: &ByteKeys) {
+        let is_long = |row: usize| keys.get(row).is_some_and(|key| key.len() > SHORT_MAX);
+        let long: usize =
+            (0..slots.len()).filter(|row| is_long(*row)).filter_map(|row| keys.get(row)).map(<[u8]>::len).sum();
+        let shared = match keys {
+            ByteKeys::Small(array) if long > 0 && long >= array.values().len() / 2 => array,
+            _ => return (0..).zip(slots).for_each(|(row, slot)| self.write(*slot, keys, row)),
+        };
+        if let Some(last) = slots.iter().max() {
+            self.short.grow_to(*last as usize);
+        }
+        for (row, slot) in slots.iter().enumerate().filter(|(row, _)| !is_long(*row)) {
+            self.write(*slot, keys, row);
+        }
+        let place = |(row, slot): (usize, &u32)| match shared.value_offsets().get(row..row + 2) {
+            Some([from, to]) if is_long(row) => Some((*slot, *from as usize, (to - from) as usize)),
+            _ => None,
+        };
+        for (slot, address) in self.long.share(shared.values(), slots.iter().enumerate().filter_map(place)) {
+            self.set_address(slot, address);
+        }
     }
 
     fn clear(&mut self, slot: u32) {
         if slot == self.null {
             self.null = NO_SLOT;
         }
-        let boxed = Self::box_of(self.short.entry(slot as usize));
-        if let Some(key) = boxed.and_then(|boxed| self.long.get_mut(boxed)) {
-            self.long_bytes -= key.len();
-            *key = Box::default();
-            self.long_free.extend(boxed.map(|boxed| boxed as u32));
-        }
+        let address = Self::address(self.short.entry(slot as usize));
         self.short.entry_mut(slot as usize).fill(0);
+        let Some((run, slots)) = address.and_then(|address| self.long.remove(address)) else { return };
+        for slot in slots {
+            let address = Self::address(self.short.entry(slot as usize));
+            if let Some(address) = address.filter(|address| LongKeys::lies_in(*address, run)) {
+                let key = self.long.get(address).to_vec();
+                let address = self.long.push(slot, &key);
+                self.set_address(slot, address);
+            }
+        }
+        self.long.drop_run(run);
     }
 
     fn bytes(&self) -> usize {
-        // An allocation of its own costs about 16 bytes beside what it holds.
-        let boxes = self.long.capacity() * size_of::<Box<[u8]>>() + (self.long.len() - self.long_free.len()) * 16;
-        self.short.bytes() + boxes + self.long_bytes + self.long_free.capacity() * size_of::<u32>()
+        self.short.bytes() + self.long.bytes()
     }
 }

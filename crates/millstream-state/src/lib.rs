@@ -25,6 +25,7 @@ mod hash;
 mod index;
 mod key_store;
 mod layout;
+mod long_keys;
 mod restore;
 mod segment;
 

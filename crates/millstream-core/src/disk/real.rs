@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::step::{counted, step};
-use super::{Disk, DiskFile, DiskLock, Syncer};
+use super::{Disk, DiskFile, DiskLock, ReadSeek, Syncer};
 
 /// The machine's own file system. Syncing needs a tokio runtime: it runs on its blocking threads.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +87,10 @@ impl Disk for RealDisk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         std::fs::read(path)
+    }
+
+    fn reader(&self, path: &Path) -> io::Result<Box<dyn ReadSeek>> {
+        Ok(Box::new(std::fs::File::open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {

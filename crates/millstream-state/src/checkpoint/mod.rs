@@ -13,9 +13,10 @@ pub(crate) mod manifest;
 pub(crate) mod read;
 pub(crate) mod write;
 
+use std::io;
 use std::path::Path;
 
-use millstream_core::disk::Disk;
+use millstream_core::disk::{Disk, ReadSeek};
 use millstream_core::{Error, Result};
 
 /// The ending of a segment file.
@@ -24,6 +25,9 @@ pub(crate) const SEGMENTS: &str = ".arrow";
 pub(crate) const MANIFEST: &str = ".json";
 /// The ending of a file that is not whole yet.
 pub(crate) const PART: &str = ".tmp";
+
+/// A file is checked in parts of so many bytes.
+const READ_BYTES: usize = 1 << 18;
 
 /// Writes a whole file. Its name is durable after the directory was synced.
 pub(crate) async fn write_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
@@ -44,16 +48,16 @@ pub(crate) async fn write_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &
     disk.rename(&part, &path).map_err(failed)
 }
 
-/// Reads a whole file and checks it.
+/// Opens a file whose content was checked.
 ///
 /// # Errors
 /// [`millstream_core::ErrorKind::Corrupt`] where it is missing or not what was written.
-pub(crate) fn read_file(disk: &dyn Disk, dir: &Path, name: &str, crc32: u32) -> Result<Vec<u8>> {
+pub(crate) fn open_file(disk: &dyn Disk, dir: &Path, name: &str, crc32: u32) -> Result<Box<dyn ReadSeek>> {
     let path = dir.join(name);
-    let bytes = disk.read(&path).map_err(|e| {
+    let failed = |e: io::Error| {
         let path = path.display();
         let message = match e.kind() {
-            std::io::ErrorKind::NotFound => {
+            io::ErrorKind::NotFound => {
                 return Error::corrupt(format!(
                     "the checkpoint file {path} is missing: restore it from a copy, or begin with an older checkpoint"
                 ));
@@ -61,15 +65,30 @@ pub(crate) fn read_file(disk: &dyn Disk, dir: &Path, name: &str, crc32: u32) -> 
             _ => format!("the checkpoint file {path} cannot be read: see to its permissions and to the disk"),
         };
         Error::config(message).caused_by(e)
-    })?;
-    let found = crc32fast::hash(&bytes);
+    };
+    let mut file = disk.reader(&path).map_err(failed)?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut part = vec![0; READ_BYTES];
+    let mut bytes = 0;
+    loop {
+        let read = match file.read(&mut part) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(failed)?,
+        };
+        hasher.update(part.get(..read).unwrap_or_default());
+        bytes += read;
+        if read == 0 {
+            break;
+        }
+    }
+    let found = hasher.finalize();
     if found == crc32 {
-        return Ok(bytes);
+        file.rewind().map_err(failed)?;
+        return Ok(file);
     }
     Err(Error::corrupt(format!(
-        "the checkpoint file {} is not what was written ({} bytes with checksum {found:08x}, written with {crc32:08x}): \
-         restore it from a copy, or begin with an older checkpoint",
+        "the checkpoint file {} is not what was written ({bytes} bytes with checksum {found:08x}, written with \
+         {crc32:08x}): restore it from a copy, or begin with an older checkpoint",
         path.display(),
-        bytes.len(),
     )))
 }
