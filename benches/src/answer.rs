@@ -51,6 +51,16 @@ pub fn compare(engine: &Path, peer: &Path) -> Result<Comparison> {
     Ok(Comparison::Different(format!("{} rows differ: {}", differing.len(), shown.join("; "))))
 }
 
+/// Lines of an output: a file, or the files of a directory.
+///
+/// # Errors
+/// Where it cannot be read or a line is no JSON object.
+pub fn lines(path: &Path) -> Result<u64> {
+    let mut sum = Sum::default();
+    rows(path, |row| sum.add(&row))?;
+    Ok(sum.lines)
+}
+
 /// A sum of hashes: the order of rows does not matter, and what a changelog takes back cancels out.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {

@@ -13,6 +13,7 @@ Measures the millstream binary against its budgets.
 
 PARTS (all of them without any, or with `all`)
   events          CPU per event beside a hand-written program: q0, q2, q5, q7, word counts
+  nexmark         all questions of Nexmark: CPU per event, memory; six beside a hand-written program
   latency         one-row batches, file to growing file: event-in to answer-on-disk
   small-batches   100 thousand one-row batches: are time and memory flat?
   keys            10 million keys: bytes a key
@@ -24,7 +25,7 @@ OPTIONS
   --binary PATH   the engine [default: `millstream` beside this program]
   --data DIR      generated inputs, kept, and the runs [default: millstream-bench in the temporary directory]
   --runs N        runs of each program in `events`, the median counts [default: 5, quick 3]
-  --only A,B      only these rows of `events`
+  --only A,B      only these rows of `events` and `nexmark`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine
   --keep          keep the directories of the runs
@@ -45,6 +46,8 @@ pub enum Command {
 pub enum Part {
     /// CPU per event.
     Events,
+    /// Nexmark's questions.
+    Nexmark,
     /// Latency of one-row batches.
     Latency,
     /// Flatness over many one-row batches.
@@ -56,12 +59,13 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Events, Self::Latency, Self::SmallBatches, Self::Keys, Self::Restart];
+    const ALL: [Self; 6] = [Self::Events, Self::Nexmark, Self::Latency, Self::SmallBatches, Self::Keys, Self::Restart];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Events => "events",
+            Self::Nexmark => "nexmark",
             Self::Latency => "latency",
             Self::SmallBatches => "small-batches",
             Self::Keys => "keys",
@@ -83,7 +87,7 @@ pub struct Settings {
     pub data: PathBuf,
     /// Runs of each program in `events`.
     pub runs: usize,
-    /// Rows of `events`; all where empty.
+    /// Rows of `events` and `nexmark`; all where empty.
     pub only: Vec<String>,
     /// The trigger of pipelines that follow a file.
     pub trigger: String,

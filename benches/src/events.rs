@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::answer::{Comparison, compare};
+use crate::answer::{Comparison, compare, lines};
 use crate::args::Settings;
 use crate::data::{self, Amount, Input};
 use crate::engine::{Engine, json_table, run_directory};
@@ -159,7 +159,8 @@ pub fn run(settings: &Settings, engine: &Engine) -> Result<Verdict> {
     for case in CASES.iter().filter(asked) {
         let input = input(settings, case.input)?;
         eprintln!("{}: {} runs of each", case.name, settings.runs);
-        match measure(settings, engine, case, &input) {
+        let sql = |input: &Path, output: &Path| case.sql(input, output);
+        match run_turns(settings, engine, case.name, Some(case.peer), &input.path, &sql) {
             Ok(measured) => {
                 if measured.answer.is_err() {
                     verdict = Verdict::Wrong;
@@ -190,26 +191,43 @@ fn input(settings: &Settings, kind: Kind) -> Result<Input> {
     }
 }
 
-struct Measured {
-    engine: Vec<Usage>,
-    peer: Vec<Usage>,
+/// What the runs of one question used.
+pub struct Measured {
+    /// Each run of the engine.
+    pub engine: Vec<Usage>,
+    /// Each run of the hand-written program.
+    pub peer: Vec<Usage>,
     /// Lines of the engine's output, or what is wrong with it.
-    answer: std::result::Result<u64, String>,
+    pub answer: std::result::Result<u64, String>,
 }
 
-fn measure(settings: &Settings, engine: &Engine, case: &Case, input: &Input) -> Result<Measured> {
+/// Runs the engine, and the hand-written program where there is one, by turns, and compares their answers. `sql` makes
+/// the pipeline of an input and an output.
+///
+/// # Errors
+/// Where a run does not end well.
+pub fn run_turns(
+    settings: &Settings,
+    engine: &Engine,
+    name: &str,
+    peer_name: Option<&str>,
+    input: &Path,
+    sql: &dyn Fn(&Path, &Path) -> String,
+) -> Result<Measured> {
     let mut measured = Measured { engine: Vec::new(), peer: Vec::new(), answer: Ok(0) };
     for n in 0..settings.runs {
-        let dir = run_directory(settings, case.name)?;
+        let dir = run_directory(settings, name)?;
         let (engine_out, peer_out) = (dir.path().join("out"), dir.path().join("peer.ndjson"));
         let mut run_engine = || -> Result<()> {
             if !settings.peers_only {
-                measured.engine.push(engine.run(dir.path(), &case.sql(&input.path, &engine_out), &[])?);
+                measured.engine.push(engine.run(dir.path(), &sql(input, &engine_out), &[])?);
             }
             Ok(())
         };
         let mut run_peer = || -> Result<()> {
-            measured.peer.push(peer(case.peer, &input.path, &peer_out, dir.path(), engine)?);
+            if let Some(name) = peer_name {
+                measured.peer.push(peer(name, input, &peer_out, dir.path(), engine)?);
+            }
             Ok(())
         };
         // By turns, each first every other time: neither always finds the warmer machine.
@@ -223,9 +241,12 @@ fn measure(settings: &Settings, engine: &Engine, case: &Case, input: &Input) -> 
         if settings.peers_only || measured.answer.is_err() {
             continue;
         }
-        measured.answer = match compare(&engine_out, &peer_out)? {
-            Comparison::Same { lines } => Ok(lines),
-            Comparison::Different(what) => Err(what),
+        measured.answer = match peer_name {
+            None => Ok(lines(&engine_out)?),
+            Some(_) => match compare(&engine_out, &peer_out)? {
+                Comparison::Same { lines } => Ok(lines),
+                Comparison::Different(what) => Err(what),
+            },
         };
     }
     Ok(measured)

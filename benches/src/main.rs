@@ -14,6 +14,7 @@ mod events;
 mod keys;
 mod latency;
 mod machine;
+mod nexmark;
 mod peer;
 mod process;
 mod restart;
@@ -91,6 +92,7 @@ fn run(words: Vec<String>) -> Result<Verdict> {
 fn run_part(part: args::Part, settings: &Settings, engine: &Engine) -> Result<Verdict> {
     match part {
         args::Part::Events => events::run(settings, engine),
+        args::Part::Nexmark => nexmark::run(settings, engine),
         args::Part::Latency => latency::run(settings, engine),
         args::Part::SmallBatches => small_batches::run(settings, engine),
         args::Part::Keys => keys::run(settings, engine),

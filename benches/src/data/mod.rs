@@ -53,6 +53,26 @@ pub fn bids(settings: &Settings, amount: Amount) -> Result<Input> {
     kept(settings, "bids", amount, move |line| generator.line(line))
 }
 
+/// Persons, auctions and bids as the engine's `nexmark` source makes them, one event a row; `make` is called with a
+/// directory for the rows where there is no such file yet.
+///
+/// # Errors
+/// Where the file can't be written.
+pub fn nexmark(settings: &Settings, events: u64, make: impl FnOnce(&Path) -> Result<()>) -> Result<Input> {
+    let path = settings.data.join(format!("nexmark-{events}-rows-v{VERSION}.ndjson"));
+    if !path.exists() {
+        eprintln!("generating {}", path.display());
+        let unfinished = path.with_extension("unfinished");
+        // Of an attempt that was cut short.
+        let _ = std::fs::remove_file(&unfinished);
+        make(&unfinished)?;
+        File::open(&unfinished)?.sync_all()?;
+        std::fs::rename(unfinished, &path)?;
+    }
+    let (rows, bytes) = count(&path)?;
+    Ok(Input { path, rows, bytes })
+}
+
 /// One word a row: `{"word":".."}`.
 ///
 /// # Errors

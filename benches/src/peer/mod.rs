@@ -5,6 +5,7 @@
 //! knows the question and needs no batches, no state on disk, no recovery. It must never cheat: whatever it
 //! writes is compared with the engine's answer, row by row.
 
+mod nexmark;
 mod read;
 mod stateless;
 mod windows;
@@ -33,6 +34,12 @@ pub fn main(words: &[String]) -> Result<()> {
         "q2" => stateless::q2(rows, &mut out)?,
         "q5" => windows::q5(rows, &mut out)?,
         "q7" => windows::q7(rows, &mut out)?,
+        "n3" => nexmark::q3(rows, &mut out)?,
+        "n4" => nexmark::q4(rows, &mut out)?,
+        "n8" => nexmark::q8(rows, &mut out)?,
+        "n9" => nexmark::q9(rows, &mut out)?,
+        "n18" => nexmark::q18(rows, &mut out)?,
+        "n20" => nexmark::q20(rows, &mut out)?,
         "words" => words::count_words(rows, &mut out)?,
         "lines" => words::count_words_of_lines(rows, &mut out)?,
         "keys" => words::count_and_sum(rows, &mut out)?,

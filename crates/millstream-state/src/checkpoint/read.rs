@@ -64,8 +64,8 @@ pub(crate) fn read_operators(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -
 fn read_files(disk: &dyn Disk, dir: &Path, manifest: &Manifest, wanted: &Wanted) -> Result<Found> {
     let files: Vec<(usize, &FileEntry)> = manifest.files.iter().enumerate().collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS).min(files.len()).max(1);
-    let share = |thread: usize| -> Result<Vec<((usize, usize), Arc<Segment>)>> {
-        let mut read = Vec::new();
+    let share = |thread: usize| -> Result<Found> {
+        let mut read = Found::new();
         for (number, file) in files.iter().skip(thread).step_by(threads) {
             let entries = wanted.get(number).map(Vec::as_slice).unwrap_or_default();
             let segments = read_segments(disk, dir, file, entries)?;
@@ -73,14 +73,14 @@ fn read_files(disk: &dyn Disk, dir: &Path, manifest: &Manifest, wanted: &Wanted)
         }
         Ok(read)
     };
-    let shares: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+    let shares: Vec<Result<Found>> = std::thread::scope(|scope| {
         let share = &share;
         let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || share(thread))).collect();
         let mine = share(0);
         let panicked = |_| Err(Error::bug("a thread that reads a checkpoint panicked"));
         std::iter::once(mine).chain(others.into_iter().map(|o| o.join().unwrap_or_else(panicked))).collect()
     });
-    let mut read = HashMap::new();
+    let mut read = Found::new();
     for share in shares {
         read.extend(share?);
     }
