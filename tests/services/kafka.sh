@@ -13,28 +13,18 @@
 #   KAFKA_JAVA_OPTS           default: only the C1 compiler, which starts sooner; set it empty for benchmarks
 # Listeners: PLAINTEXT; SSL, which demands a client certificate; SASL_SSL with PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512.
 set -euo pipefail
-ROOT=${MILLSTREAM_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/services}/kafka
+NAME=kafka.sh
+. "$(dirname "$(readlink -f "$0")")/jvm.sh"
+ROOT=$SERVICES/kafka
 VER=${KAFKA_VERSION:-4.4.0}
 DIR=$ROOT/${MILLSTREAM_KAFKA:-shared}
 HEAP=${KAFKA_HEAP:-512m}
 OPTS=${KAFKA_JAVA_OPTS--XX:TieredStopAtLevel=1}
-JAVA=${JAVA_HOME:+$JAVA_HOME/bin/}java
 LIBS=$ROOT/libs-$VER DATA=$DIR/data TLS=$DIR/tls PID=$DIR/pid LOG=$DIR/kafka.log CONF=$DIR/server.properties
+MARK="kafka.Kafka $CONF"
 USER_NAME=millstream PASSWORD=millstream-secret
 # A broker that has served this many topic partitions begins anew: its start would become slow.
 PARTITIONS_MAX=1500
-IDLE_SECONDS=60
-die() { echo "kafka.sh: $*" >&2; exit 1; }
-
-needs() {
-  local missing=() major
-  command -v "$JAVA" >/dev/null || missing+=("java (17 or newer)")
-  command -v openssl >/dev/null || missing+=(openssl)
-  [ -e "$LIBS/.complete" ] || command -v mvn >/dev/null || missing+=("mvn (Maven)")
-  [ ${#missing[@]} = 0 ] || die "not installed here: $(IFS=,; echo "${missing[*]}" | sed 's/,/, /g')"
-  major=$("$JAVA" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
-  [ "${major:-0}" -ge 17 ] || die "java is version ${major:-unknown}, and 17 or newer is needed"
-}
 
 install() {
   [ -e "$LIBS/.complete" ] && return
@@ -50,11 +40,6 @@ POM
     -DoutputDirectory="$tmp/libs" -DincludeScope=runtime >"$tmp/mvn.log" 2>&1 ||
     { tail -5 "$tmp/mvn.log" >&2; rm -rf "$tmp"; die "Maven could not fetch Kafka $VER"; }
   touch "$tmp/libs/.complete"; rm -rf "$LIBS"; mv "$tmp/libs" "$LIBS"; rm -rf "$tmp"
-}
-
-running() { # the pid in the file is alive and is this broker
-  local p; p=$(cat "$PID" 2>/dev/null) && [ -n "$p" ] && kill -0 "$p" 2>/dev/null &&
-    tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -qF "kafka.Kafka $CONF"
 }
 
 ready() { # a Metadata v4 request is answered and lists one broker
@@ -96,6 +81,10 @@ certs() { # a CA, a server certificate for localhost and 127.0.0.1, and a client
   rm -rf "$TLS"; mv "$t" "$TLS"
 }
 
+session_ms() { # a busy machine must not cost the broker its session; after a crash the old one is waited for
+  if [ -e "$DATA/meta.properties" ] && [ ! -e "$DATA/.kafka_cleanshutdown" ]; then echo 2000; else echo 9000; fi
+}
+
 config() {
   local listeners="PLAINTEXT://127.0.0.1:$PORT,SSL://127.0.0.1:$((PORT+2)),SASL_SSL://127.0.0.1:$((PORT+3))"
   cat <<CONF
@@ -118,7 +107,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=2000
+broker.session.timeout.ms=$(session_ms)
 broker.heartbeat.interval.ms=250
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 log.cleaner.dedupe.buffer.size=4194304
@@ -147,9 +136,8 @@ format() {
 }
 
 start() {
-  needs; mkdir -p "$DIR"
-  exec 9>"$DIR/lock"; flock -w 300 9 || die "another start is under way"
-  touch "$DIR/users"
+  needs "$LIBS/.complete" openssl
+  alone
   if running; then
     PORT=$(cat "$DIR/port")
   else
@@ -162,37 +150,9 @@ start() {
       >"$LOG" 2>&1 9>&- </dev/null &
     echo $! >"$PID"
   fi
-  await
-  if [ "${1:-}" = --while-used ]; then
-    setsid nohup "$0" reap >/dev/null 2>&1 9>&- </dev/null &
-  fi
-}
-
-await() {
-  local i; for ((i = 0; i < 600; i++)); do
-    kill -0 "$(cat "$PID")" 2>/dev/null || { tail -20 "$LOG" >&2; die "the broker ended; see $LOG"; }
-    ready && { say; return; }
-    sleep 0.1
-  done
-  die "not ready in 60 s; see $LOG"
-}
-
-reap() { # one at a time; ends with the broker
-  exec 8>"$DIR/reaper"; flock -n 8 || exit 0
-  local idle=0
-  while running; do
-    sleep 5
-    if flock -n -x "$DIR/users" true; then idle=$((idle + 5)); else idle=0; fi
-    [ $idle -lt $IDLE_SECONDS ] || { stop; exit 0; }
-  done
-}
-
-stop() {
-  running || { rm -f "$PID"; echo "not running"; return; }
-  local p i; p=$(cat "$PID"); kill "$p"
-  for ((i = 0; i < 200; i++)); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
-  kill -9 "$p" 2>/dev/null || true
-  rm -f "$PID"; echo "stopped $p"
+  await ready
+  say
+  [ "${1:-}" != --while-used ] || while_used
 }
 
 crash() {
@@ -223,7 +183,7 @@ status() {
 }
 
 case "${1:-}" in
-  install) needs; install; echo "Kafka $VER is in $LIBS" ;;
+  install) needs "$LIBS/.complete" openssl; install; echo "Kafka $VER is in $LIBS" ;;
   start) start "${2:-}" ;;
   stop | status | reap) "$1" ;;
   kill) crash ;;

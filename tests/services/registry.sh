@@ -7,20 +7,11 @@
 # its shared lock on that file. Needs java 17 or newer, and mvn for `install` only (142 MB).
 #   MILLSTREAM_SERVICES       where services live (default ${XDG_CACHE_HOME:-~/.cache}/millstream/services)
 set -euo pipefail
-DIR=${MILLSTREAM_SERVICES:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/services}/registry
+NAME=registry.sh
+. "$(dirname "$(readlink -f "$0")")/jvm.sh"
+DIR=$SERVICES/registry
 VER=2.6.13.Final # the last that runs on Java 17
-JAVA=${JAVA_HOME:+$JAVA_HOME/bin/}java
-APP=$DIR/app-$VER PID=$DIR/pid LOG=$DIR/registry.log
-IDLE_SECONDS=60
-die() { echo "registry.sh: $*" >&2; exit 1; }
-
-needs() {
-  local major
-  command -v "$JAVA" >/dev/null || die "not installed here: java (17 or newer)"
-  [ -e "$APP/.complete" ] || command -v mvn >/dev/null || die "not installed here: mvn (Maven)"
-  major=$("$JAVA" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
-  [ "${major:-0}" -ge 17 ] || die "java is version ${major:-unknown}, and 17 or newer is needed"
-}
+APP=$DIR/app-$VER PID=$DIR/pid LOG=$DIR/registry.log MARK=apicurio
 
 install() {
   [ -e "$APP/.complete" ] && return
@@ -32,20 +23,14 @@ install() {
   touch "$tmp/app/.complete"; rm -rf "$APP"; mv "$tmp/app" "$APP"; rm -rf "$tmp"
 }
 
-running() {
-  local p; p=$(cat "$PID" 2>/dev/null) && [ -n "$p" ] && kill -0 "$p" 2>/dev/null &&
-    tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -qF "apicurio"
-}
-
 answers() { # the interface answers, not only the port
   timeout 2 bash -c 'exec 3<>/dev/tcp/127.0.0.1/'"$PORT"'
     printf "GET /apis/ccompat/v7/subjects HTTP/1.0\r\n\r\n" >&3; head -1 <&3' 2>/dev/null | grep -q ' 200 '
 }
 
 start() {
-  needs; mkdir -p "$DIR"
-  exec 9>"$DIR/lock"; flock -w 300 9 || die "another start is under way"
-  touch "$DIR/users"
+  needs "$APP/.complete"
+  alone
   if running; then
     PORT=$(cat "$DIR/port")
   else
@@ -59,16 +44,9 @@ start() {
       -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$PORT" -jar "$jar" >"$LOG" 2>&1 9>&- </dev/null &
     echo $! >"$PID"
   fi
-  local i; for ((i = 0; i < 600; i++)); do
-    kill -0 "$(cat "$PID")" 2>/dev/null || { tail -5 "$LOG" >&2; die "the registry ended; see $LOG"; }
-    answers && break
-    sleep 0.1
-  done
-  answers || die "not ready in 60 s; see $LOG"
+  await answers
   say
-  if [ "${1:-}" = --while-used ]; then
-    setsid nohup "$0" reap >/dev/null 2>&1 9>&- </dev/null &
-  fi
+  [ "${1:-}" != --while-used ] || while_used
 }
 
 say() {
@@ -77,31 +55,13 @@ say() {
   echo "USERS=$DIR/users"
 }
 
-reap() { # one at a time; ends with the registry
-  exec 8>"$DIR/reaper"; flock -n 8 || exit 0
-  local idle=0
-  while running; do
-    sleep 5
-    if flock -n -x "$DIR/users" true; then idle=$((idle + 5)); else idle=0; fi
-    [ $idle -lt $IDLE_SECONDS ] || { stop; exit 0; }
-  done
-}
-
-stop() {
-  running || { rm -f "$PID"; echo "not running"; return; }
-  local p i; p=$(cat "$PID"); kill "$p"
-  for ((i = 0; i < 100; i++)); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
-  kill -9 "$p" 2>/dev/null || true
-  rm -f "$PID"; echo "stopped $p"
-}
-
 status() {
   running || { echo "not running"; return 1; }
   PORT=$(cat "$DIR/port"); say
 }
 
 case "${1:-}" in
-  install) needs; install; echo "the registry $VER is in $APP" ;;
+  install) needs "$APP/.complete"; install; echo "the registry $VER is in $APP" ;;
   start) start "${2:-}" ;;
   stop | status | reap) "$1" ;;
   *) die "usage: registry.sh install | start [--while-used] | stop | status" ;;
