@@ -137,15 +137,27 @@ impl MarkerRow {
             return Ok(());
         }
         let text = |batch: Option<BatchId>| batch.map_or("no batch".to_string(), |batch| format!("batch {batch}"));
+        let found = found.map(|(batch, _)| batch);
+        let says = format!(
+            "the marker in {} says {}, where {} was expected before batch {}",
+            self.table,
+            text(found),
+            text(permit.previous()),
+            ours.batch
+        );
+        // It only moves forward by publishing: by a run that took the same epoch, from a copy of the state directory.
+        if found > permit.previous() {
+            return Err(Error::owned(format!(
+                "{says}: another run of query '{}', from a copy of this state directory, has published. Stop one of the two; \
+                 this one has published nothing since",
+                ours.owner.query
+            )));
+        }
         Err(Error::new(
             ErrorKind::Sink,
             format!(
-                "the marker in {} says {}, where {} was expected before batch {}: it was changed by hand, or the database was \
-                 put back. Start the query again: what is missing is published again as far as it can be run again",
-                self.table,
-                text(found.map(|(batch, _)| batch)),
-                text(permit.previous()),
-                ours.batch
+                "{says}: it was changed by hand, or the database was put back. Start the query again: what is missing is \
+                 published again as far as it can be run again"
             ),
         ))
     }

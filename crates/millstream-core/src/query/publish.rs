@@ -94,8 +94,11 @@ impl Run {
         if found.batch == permit.marker.batch {
             return match found.digest == permit.marker.digest {
                 true => Ok(true),
-                false => Err(Error::bug(format!(
-                    "the sink's marker of batch {} has digest {}, where {} was published",
+                // Of this very owner, and not of this run: whoever has a copy of the log takes the same epoch.
+                false => Err(Error::owned(format!(
+                    "the sink has other rows of batch {} (digest {}) than this run gave it (digest {}): another run of the \
+                     query, from a copy of this log, has published. Stop one of the two; this one has published nothing \
+                     since",
                     found.batch, found.digest, permit.marker.digest
                 ))),
             };

@@ -233,8 +233,10 @@ fn serves(checkpoint: &Checkpoint, marker: Option<&Marker>) -> Result<()> {
 
 fn ahead(marker: &Marker, last: BatchId) -> Error {
     Error::corrupt(format!(
-        "the sink has batch {}, but the log ends with batch {last}: records of the log are lost. Put its directory back from \
-         a copy, or start anew in another directory with an empty sink; what the sink has stands",
+        "the sink has batch {}, but the log ends with batch {last}: records of the log are lost, or another \
+         run, from a copy of this log, went on from here: then stop one of the two, and start with the log that goes \
+         furthest. Else put its directory back from a copy, or start anew in another directory with an empty sink; what \
+         the sink has stands",
         marker.batch,
     ))
 }
