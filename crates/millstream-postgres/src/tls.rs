@@ -73,9 +73,11 @@ impl Tls {
         let builder =
             ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(bug)?;
         let verifier: Arc<dyn ServerCertVerifier> = match (self.mode, &self.root) {
-            (Mode::Disable | Mode::Prefer, _) | (Mode::Require, None) => Arc::new(Anybody(provider)),
+            (Mode::Disable | Mode::Prefer, _) | (Mode::Require, None) => Arc::new(AnyName { vouching: None, provider }),
             (Mode::VerifyFull, Some(root)) => verifier(root, provider)?,
-            (Mode::Require | Mode::VerifyCa, Some(root)) => Arc::new(AnyName(verifier(root, provider)?)),
+            (Mode::Require | Mode::VerifyCa, Some(root)) => {
+                Arc::new(AnyName { vouching: Some(verifier(root, provider.clone())?), provider })
+            }
             (Mode::VerifyCa | Mode::VerifyFull, None) => {
                 return Err(Error::config(
                     "'sslmode' asks whose server it is, and no authority is trusted: add 'sslrootcert' with a file, or \
@@ -131,48 +133,14 @@ fn verifier(root: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServ
     built.map_err(|e| unreadable("sslrootcert", &path, e))
 }
 
-/// Does not ask who the server is; that the other side holds the key of the certificate it shows is checked.
+/// Asks less of a server than its name: only whose authority vouches for it, or nothing. That the other side holds the key
+/// of the certificate it shows is always checked.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct AnyName {
+    /// The authorities one of which must vouch; without them anybody is believed.
+    vouching: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
-
-/// Asks for a certificate of a trusted authority, whatever host it names.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -183,8 +151,9 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let Some(vouching) = &self.vouching else { return Ok(ServerCertVerified::assertion()) };
         // The name is compared last: this error means that everything else is right.
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match vouching.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -198,7 +167,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -207,10 +176,10 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

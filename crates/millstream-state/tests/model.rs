@@ -2,19 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod history;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use arrow::util::display::array_value_to_string;
-use disk::MemDisk;
-use futures::executor::block_on;
+use history::{Modelled, Turn, turns};
 use millstream_core::Result;
-use millstream_core::batch::BatchId;
-use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, StateStore, TableInfo};
+use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 use proptest::prelude::*;
 
 /// Keys to choose from: columns, and for each row which key it is (two rows can be one key: 0.0 and -0.0).
@@ -127,10 +126,7 @@ impl Universe {
 enum Step {
     Put(Vec<usize>),
     Remove(Vec<usize>),
-    Install,
-    Discard,
-    Checkpoint,
-    Restore(usize),
+    Then(Turn),
     /// Installs so many batches of one row each.
     Trickle(usize),
 }
@@ -140,10 +136,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => picks().prop_map(Step::Put),
         3 => picks().prop_map(Step::Remove),
-        5 => Just(Step::Install),
-        2 => Just(Step::Discard),
-        2 => Just(Step::Checkpoint),
-        1 => (0..100usize).prop_map(Step::Restore),
+        10 => turns().prop_map(Step::Then),
         1 => (1..60usize).prop_map(Step::Trickle),
     ];
     prop::collection::vec(step, 1..60)
@@ -177,11 +170,7 @@ type Model = BTreeMap<usize, i64>;
 
 struct Run {
     universe: Universe,
-    table: Arc<Mutex<Table>>,
-    store: StateStore,
-    installed: Model,
-    staged: Model,
-    kept: Vec<(String, Model)>,
+    state: Modelled<Table, Model>,
     clock: i64,
 }
 
@@ -193,11 +182,8 @@ impl Run {
             Field::new("text", DataType::Utf8View, true),
             Field::new("list", DataType::new_list(DataType::Int32, true), true),
         ]);
-        let table = Arc::new(Mutex::new(Table(KeyedTable::new(universe.schema(), Arc::new(values)).unwrap())));
-        let mut store = StateStore::new(Arc::new(MemDisk::default()), "/state");
-        store.register("op", table.clone()).unwrap();
-        let (installed, staged, kept) = Default::default();
-        Self { universe, table, store, installed, staged, kept, clock: 0 }
+        let table = Table(KeyedTable::new(universe.schema(), Arc::new(values)).unwrap());
+        Self { universe, state: Modelled::new(table), clock: 0 }
     }
 
     fn put(&mut self, picks: &[usize]) {
@@ -212,8 +198,8 @@ impl Run {
             Arc::new(StringViewArray::from(vec![text.as_str(); rows])),
             Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(list)),
         ];
-        self.table.lock().unwrap().0.put(&keys, &values, rows).unwrap();
-        self.staged.extend(identities.into_iter().map(|i| (i, n)));
+        self.state.table.lock().unwrap().0.put(&keys, &values, rows).unwrap();
+        self.state.staged.extend(identities.into_iter().map(|i| (i, n)));
     }
 
     fn step(&mut self, step: &Step) {
@@ -221,52 +207,30 @@ impl Run {
             Step::Put(picks) => self.put(picks),
             Step::Remove(picks) => {
                 let (keys, identities) = self.universe.keys(picks);
-                self.table.lock().unwrap().0.remove(&keys, identities.len()).unwrap();
-                self.staged.retain(|k, _| !identities.contains(k));
+                self.state.table.lock().unwrap().0.remove(&keys, identities.len()).unwrap();
+                self.state.staged.retain(|k, _| !identities.contains(k));
             }
-            Step::Install => {
-                self.store.install_all();
-                self.installed = self.staged.clone();
-            }
-            Step::Discard => {
-                self.store.discard_all();
-                self.staged = self.installed.clone();
-            }
-            Step::Checkpoint => {
-                let name = block_on(self.store.checkpoint(BatchId(self.clock as u64)).unwrap()).unwrap();
-                self.kept.push((name, self.installed.clone()));
-                if self.kept.len() > 3 {
-                    self.kept.remove(0);
-                }
-                self.store.retain(&self.kept.iter().map(|k| k.0.clone()).collect::<Vec<_>>()).unwrap();
-            }
-            Step::Restore(which) => {
-                if let Some((name, model)) = self.kept.get(which % self.kept.len().max(1)) {
-                    self.store.restore(name).unwrap();
-                    self.installed = model.clone();
-                    self.staged = model.clone();
-                }
-            }
+            Step::Then(turn) => self.state.turn(turn, self.clock as u64),
             Step::Trickle(batches) => {
                 for n in 0..*batches {
                     self.put(&[n]);
-                    self.step(&Step::Install);
+                    self.step(&Step::Then(Turn::Install));
                 }
             }
         }
     }
 
     fn check(&self) {
-        let table = &self.table.lock().unwrap().0;
+        let table = &self.state.table.lock().unwrap().0;
         let all: Vec<usize> = (0..self.universe.identity.len()).rev().collect();
         let (keys, identities) = self.universe.keys(&all);
         let found = table.get(&keys, identities.len()).unwrap();
         let n = found.values[0].as_primitive::<Int64Type>();
         let got: Model = found.rows.iter().zip(n.values()).map(|(row, n)| (identities[*row], *n)).collect();
-        assert_eq!(got, self.staged, "get");
-        assert_eq!(self.scanned(&mut table.scan()), self.installed, "scan");
-        assert_eq!(self.scanned(&mut table.scan_staged()), self.staged, "scan_staged");
-        assert_eq!(table.len(), self.installed.len());
+        assert_eq!(got, self.state.staged, "get");
+        assert_eq!(self.scanned(&mut table.scan()), self.state.installed, "scan");
+        assert_eq!(self.scanned(&mut table.scan_staged()), self.state.staged, "scan_staged");
+        assert_eq!(table.len(), self.state.installed.len());
     }
 
     fn scanned(&self, batches: &mut dyn Iterator<Item = Result<RecordBatch>>) -> Model {
@@ -311,9 +275,9 @@ proptest! {
 fn nan_keys_of_one_bit_pattern_are_one_key() {
     let mut run = Run::new(4);
     run.step(&Step::Put(vec![3]));
-    run.step(&Step::Install);
+    run.step(&Step::Then(Turn::Install));
     run.step(&Step::Put(vec![3]));
-    run.step(&Step::Install);
+    run.step(&Step::Then(Turn::Install));
     run.check();
-    assert_eq!(run.installed.len(), 1);
+    assert_eq!(run.state.installed.len(), 1);
 }

@@ -2,16 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod history;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
-use disk::MemDisk;
-use futures::executor::block_on;
+use history::{Modelled, Turn, turns};
 use millstream_core::Result;
-use millstream_core::batch::BatchId;
-use millstream_state::{Changes, MultiTable, OperatorState, Restored, RowId, StateInfo, StateStore, TableInfo};
+use millstream_state::{Changes, MultiTable, OperatorState, Restored, RowId, StateInfo, TableInfo};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -23,10 +22,7 @@ enum Step {
     RemoveKeys(Vec<u8>),
     /// Adds a million to the rows of these keys with an even value.
     Update(Vec<u8>),
-    Install,
-    Discard,
-    Checkpoint,
-    Restore(usize),
+    Then(Turn),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -36,10 +32,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         5 => (keys(), 0..3i64).prop_map(|(k, r)| Step::Remove(k, r)),
         1 => keys().prop_map(Step::RemoveKeys),
         2 => keys().prop_map(Step::Update),
-        5 => Just(Step::Install),
-        2 => Just(Step::Discard),
-        2 => Just(Step::Checkpoint),
-        1 => (0..100usize).prop_map(Step::Restore),
+        10 => turns().prop_map(Step::Then),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -71,11 +64,7 @@ impl OperatorState for Table {
 type Model = (Vec<(u64, Option<String>, i64)>, u64);
 
 struct Run {
-    table: Arc<Mutex<Table>>,
-    store: StateStore,
-    installed: Model,
-    staged: Model,
-    kept: Vec<(String, Model)>,
+    state: Modelled<Table, Model>,
     clock: u64,
 }
 
@@ -102,23 +91,19 @@ impl Run {
         let keys = Schema::new(vec![Field::new("k", DataType::Utf8, true)]);
         let values = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
         let table = MultiTable::new(Arc::new(keys), Arc::new(values)).unwrap();
-        let table = Arc::new(Mutex::new(Table(table)));
-        let mut store = StateStore::new(Arc::new(MemDisk::default()), "/state");
-        store.register("op", table.clone()).unwrap();
-        let (installed, staged, kept) = Default::default();
-        Self { table, store, installed, staged, kept, clock: 0 }
+        Self { state: Modelled::new(Table(table)), clock: 0 }
     }
 
     fn step(&mut self, step: &Step) {
-        let table = self.table.clone();
+        let table = self.state.table.clone();
         let lock = || table.lock().unwrap();
         match step {
             Step::Insert(keys) => {
                 let keys: Vec<_> = keys.iter().map(|k| key(*k)).collect();
                 let values: Vec<i64> = (0..keys.len() as i64).map(|i| i * 7 % 5).collect();
                 for (key, value) in keys.iter().zip(&values) {
-                    self.staged.0.push((self.staged.1, key.clone(), *value));
-                    self.staged.1 += 1;
+                    self.state.staged.0.push((self.state.staged.1, key.clone(), *value));
+                    self.state.staged.1 += 1;
                 }
                 let rows = keys.len();
                 lock().0.insert(&column(&keys), &[Arc::new(Int64Array::from(values))], rows).unwrap();
@@ -127,53 +112,37 @@ impl Run {
                 let keys = distinct(keys);
                 let ids = self.ids(&keys, |v| v % 3 == *rest);
                 lock().0.remove(&column(&keys), keys.len(), &ids).unwrap();
-                self.staged.0.retain(|(_, k, v)| !keys.contains(k) || v % 3 != *rest);
+                self.state.staged.0.retain(|(_, k, v)| !keys.contains(k) || v % 3 != *rest);
             }
             Step::RemoveKeys(keys) => {
                 let keys = distinct(keys);
                 lock().0.remove_keys(&column(&keys), keys.len()).unwrap();
-                self.staged.0.retain(|(_, k, _)| !keys.contains(k));
+                self.state.staged.0.retain(|(_, k, _)| !keys.contains(k));
             }
             Step::Update(keys) => {
                 let keys = distinct(keys);
                 let ids = self.ids(&keys, |v| v % 2 == 0);
-                let held = |id: &RowId| self.staged.0.iter().find(|r| r.0 == id.sequence()).unwrap().2;
+                let held = |id: &RowId| self.state.staged.0.iter().find(|r| r.0 == id.sequence()).unwrap().2;
                 let values = Int64Array::from_iter_values(ids.iter().map(|id| held(id) + 1_000_000));
                 lock().0.update(&ids, &[Arc::new(values)]).unwrap();
                 let changed = |r: &&mut (u64, Option<String>, i64)| keys.contains(&r.1) && r.2 % 2 == 0;
-                self.staged.0.iter_mut().filter(changed).for_each(|r| r.2 += 1_000_000);
+                self.state.staged.0.iter_mut().filter(changed).for_each(|r| r.2 += 1_000_000);
             }
-            Step::Install => {
-                self.store.install_all();
-                self.installed = self.staged.clone();
-            }
-            Step::Discard => {
-                self.store.discard_all();
-                self.staged = self.installed.clone();
-            }
-            Step::Checkpoint => {
+            Step::Then(turn) => {
                 self.clock += 1;
-                let name = block_on(self.store.checkpoint(BatchId(self.clock)).unwrap()).unwrap();
-                self.kept.push((name, self.installed.clone()));
-            }
-            Step::Restore(which) => {
-                if let Some((name, model)) = self.kept.get(which % self.kept.len().max(1)) {
-                    self.store.restore(name).unwrap();
-                    self.installed = model.clone();
-                    self.staged = model.clone();
-                }
+                self.state.turn(turn, self.clock);
             }
         }
     }
 
     fn ids(&self, keys: &[Option<String>], wanted: impl Fn(i64) -> bool) -> Vec<RowId> {
-        let found = self.table.lock().unwrap().0.get(&column(keys), keys.len()).unwrap();
+        let found = self.state.table.lock().unwrap().0.get(&column(keys), keys.len()).unwrap();
         let values = found.values[0].as_primitive::<Int64Type>().values().to_vec();
         found.ids.into_iter().zip(values).filter(|(_, v)| wanted(*v)).map(|(id, _)| id).collect()
     }
 
     fn check(&self) {
-        let table = &self.table.lock().unwrap().0;
+        let table = &self.state.table.lock().unwrap().0;
         let keys = distinct(&(0..9).rev().collect::<Vec<_>>());
         let found = table.get(&column(&keys), keys.len()).unwrap();
         assert!(found.keys.is_sorted());
@@ -181,13 +150,13 @@ impl Run {
         let rows = found.ids.iter().zip(&found.keys).zip(values);
         let mut got: Vec<_> = rows.map(|((id, k), v)| (id.sequence(), keys[*k as usize].clone(), *v)).collect();
         got.sort();
-        assert_eq!(got, self.staged.0, "get");
+        assert_eq!(got, self.state.staged.0, "get");
         let counts = table.counts(&column(&keys), keys.len()).unwrap();
-        let expected = keys.iter().map(|k| self.staged.0.iter().filter(|r| r.1 == *k).count() as u32);
+        let expected = keys.iter().map(|k| self.state.staged.0.iter().filter(|r| r.1 == *k).count() as u32);
         assert_eq!(counts, expected.collect::<Vec<_>>());
-        assert_eq!(scanned(&mut table.scan()), self.installed.0, "scan");
-        assert_eq!(scanned(&mut table.scan_staged()), self.staged.0, "scan_staged");
-        assert_eq!(table.len(), self.installed.0.len());
+        assert_eq!(scanned(&mut table.scan()), self.state.installed.0, "scan");
+        assert_eq!(scanned(&mut table.scan_staged()), self.state.staged.0, "scan_staged");
+        assert_eq!(table.len(), self.state.installed.0.len());
     }
 }
 

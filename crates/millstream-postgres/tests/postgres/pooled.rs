@@ -1,8 +1,9 @@
 //! Behind a pool in transaction mode, where each transaction may meet another session.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, Field};
@@ -11,16 +12,20 @@ use millstream_core::sink::OutputKind;
 
 use crate::server::{Database, Publisher, ops, spec};
 
-/// The pool's URL. Where there is no pgbouncer nothing is tested, which is said.
+/// The pool's URL. Where there is no pgbouncer nothing is tested, which is said once, however the output is kept.
 fn pool() -> Option<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/pgbouncer.sh");
-    let done = Command::new(path).arg("start").output().unwrap();
-    if done.status.success() {
-        return Some(String::from_utf8(done.stdout).unwrap().trim().to_string());
-    }
-    let why = String::from_utf8_lossy(&done.stderr).trim().to_string();
-    println!("not tested: {why}");
-    None
+    static URL: OnceLock<Option<String>> = OnceLock::new();
+    let start = || {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/pgbouncer.sh");
+        let done = Command::new(path).arg("start").output().unwrap();
+        if done.status.success() {
+            return Some(String::from_utf8(done.stdout).unwrap().trim().to_string());
+        }
+        let why = String::from_utf8_lossy(&done.stderr).trim().to_string();
+        let _ = writeln!(std::io::stderr(), "NOT TESTED, sinks behind a pool: {why}");
+        None
+    };
+    URL.get_or_init(start).clone()
 }
 
 #[tokio::test]
