@@ -39,8 +39,10 @@ pub struct Judged {
 #[derive(Clone, Copy, Debug)]
 pub enum Late {
     Never,
-    /// When the watermark has passed its own time.
+    /// When the watermark has reached its own time.
     Own,
+    /// When the watermark has passed its own time.
+    Passed,
     /// When the watermark has passed the end of its window of so many milliseconds.
     Window(i64),
 }
@@ -61,6 +63,7 @@ impl Judged {
                 let bound = match late {
                     Late::Never => i64::MAX,
                     Late::Own => ms,
+                    Late::Passed => ms + 1,
                     Late::Window(size) => (ms.div_euclid(size) + 1) * size,
                 };
                 let rows = if bound <= watermark_ms { &mut judged.late } else { &mut judged.used };
