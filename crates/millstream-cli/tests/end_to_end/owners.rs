@@ -90,9 +90,18 @@ impl Lab {
     fn published_after(&self, rows: usize, engine: &mut Process) {
         let until = Instant::now() + PATIENCE;
         while self.found().len() <= rows {
-            assert!(!engine.ended() && Instant::now() < until, "nothing is published");
+            assert!(!engine.ended() && Instant::now() < until, "nothing is published:\n{}", self.said());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// What all engines said, in order.
+    fn said(&self) -> String {
+        let logs = std::fs::read_dir(self.dir.path().join("logs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut logs: Vec<_> = logs.collect();
+        logs.sort();
+        let text = |log: &std::path::PathBuf| format!("{}:\n{}", log.display(), std::fs::read_to_string(log).unwrap());
+        logs.iter().map(text).collect()
     }
 
     fn copy(&self, from: &str, to: &str) {
