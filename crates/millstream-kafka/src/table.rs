@@ -47,6 +47,19 @@ impl PartFormat {
         &self.options
     }
 
+    /// The options for what writes rows: Debezium's rows are JSON within an envelope.
+    pub(crate) fn row_options(&self) -> Options {
+        if self.format != "debezium-json" {
+            return self.options.clone();
+        }
+        self.options.get("debezium-json.schema-include");
+        let own = self.options.with_prefix("debezium-json.").into_iter();
+        let renamed = own
+            .filter(|(k, _)| *k != "debezium-json.schema-include")
+            .map(|(k, v)| (k.replacen("debezium-json.", "json.", 1), v.to_string()));
+        renamed.chain([("format".to_string(), "json".to_string())]).collect()
+    }
+
     /// What the names of the columns begin with that the names in the record don't.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -143,18 +156,6 @@ struct Place {
 
 fn part(format: &str, options: Options, begin: &'static str, place: Place) -> PartFormat {
     let format = format.to_ascii_lowercase();
-    // Debezium's rows are JSON within an envelope.
-    let options = match format.as_str() {
-        "debezium-json" => {
-            options.get("debezium-json.schema-include");
-            let own = options.with_prefix("debezium-json.").into_iter();
-            let renamed = own
-                .filter(|(k, _)| *k != "debezium-json.schema-include")
-                .map(|(k, v)| (k.replacen("debezium-json.", "json.", 1), v.to_string()));
-            renamed.chain([("format".to_string(), "json".to_string())]).collect()
-        }
-        _ => options,
-    };
     let Place { subject, base_dir } = place;
     PartFormat { format, options, prefix: String::new(), subject, base_dir, place: begin }
 }

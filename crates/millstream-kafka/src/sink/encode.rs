@@ -72,7 +72,7 @@ impl PartEncoder {
             }
             "csv" => How::Rows(millstream_io::format::encoder(format.options(), &schema)?),
             "json" | "ndjson" | "debezium-json" => {
-                How::Lines(millstream_io::format::encoder(format.options(), &schema)?)
+                How::Lines(millstream_io::format::encoder(&format.row_options(), &schema)?)
             }
             other => {
                 return Err(Error::config(format!("the format '{other}' can't be written to Kafka: choose {WRITTEN}")));

@@ -8,6 +8,10 @@
 //! **Identity.** A position carries a fingerprint of the topic's id in its `row`, as Kafka counts no rows. So a topic that
 //! was deleted and made again is told from the one that was read, after a restart too.
 //!
+//! **Changes.** A changelog (`debezium-json`, `canal-json`, or 'upsert-kafka') has a last column, the weight. The order of
+//! the rows of a key is that of its partition: who writes a key always to the same partition, as every producer does that
+//! places records by key, loses nothing by reading partitions side by side.
+//!
 //! **Where it begins.** Where reading doesn't begin at a partition's first record, the first offer holds a range before the
 //! place where it begins, stamped `start`, which gives no rows: so the place is stored with the first batch, and a restart
 //! doesn't choose another. Partitions found later begin at their first record.
@@ -15,6 +19,7 @@
 mod buffer;
 mod cluster;
 mod follow;
+mod metadata;
 mod range;
 mod reading;
 mod rows;
@@ -41,7 +46,7 @@ use self::reading::{From, Reading, START, Stamp};
 use self::rows::TableRows;
 use self::start::{Scan, TopicPartition};
 use crate::client::Connection;
-use crate::table::{Connector, Layout};
+use crate::table::Layout;
 
 /// How long an offer waits for the first fetch of a partition.
 const FIRST_FETCH_MAX: Duration = Duration::from_secs(5);
@@ -75,12 +80,6 @@ impl KafkaTable {
     /// [`millstream_core::ErrorKind::Config`] where an option is missing or wrong.
     pub fn new(spec: &TableSpec) -> Result<Self> {
         let layout = Layout::new(spec)?;
-        if layout.connector == Connector::Upsert {
-            return Err(Error::config(
-                "'upsert-kafka' can't be read yet: read the records as they come with 'connector' = 'kafka', and keep the \
-                 newest row of each key with ROW_NUMBER() OVER (PARTITION BY key ORDER BY offset DESC)",
-            ));
-        }
         let connection = Connection::new(&spec.options, &spec.base_dir)?;
         let scan = Scan::new(&spec.options)?;
         let words = [("fail", Lost::Fail), ("count", Lost::Count)];
@@ -92,7 +91,7 @@ impl KafkaTable {
         let rows = TableRows::new(spec, &layout)?;
         layout.finish()?;
         Ok(Self {
-            schema: spec.schema.clone(),
+            schema: rows.schema(),
             connection,
             topics: layout.topics,
             rows,

@@ -1,44 +1,37 @@
 //! Records to rows: value, key and metadata of the same record become the columns of one row.
 //!
 //! A record whose value or key is no row is rejected whole. What a chunk holds follows from its records alone.
+//!
+//! Of 'upsert-kafka' the columns of the key come from the record's key, whatever the value says of them: by it a topic is
+//! compacted. A record without a value takes the key's row away: a row of which only the key is known, with the weight -1.
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, BooleanArray, Int32Array, Int64Array, MapBuilder, MapFieldNames, RecordBatch,
-    RecordBatchOptions, StringArray, StringBuilder, TimestampMillisecondArray, UInt64Array,
-};
-use arrow::compute::{cast, filter_record_batch, take};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_core::batch::Place;
 use millstream_core::format::{Decoder, Format};
 use millstream_core::source::{Chunk, Rejected};
 use millstream_core::{Error, Result};
-use millstream_io::{METADATA_KEY, TableSpec, options::nearest};
+use millstream_io::format::WEIGHT;
+use millstream_io::{METADATA_KEY, TableSpec};
 
 use super::buffer::{Slice, Stored};
+use super::metadata::{self, Metadata};
 use crate::avro::AvroFormat;
-use crate::table::{Fields, Layout, PartFormat};
+use crate::table::{Connector, Fields, Layout, PartFormat};
 
-/// The metadata that a column may hold.
+/// What a record without a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Metadata {
-    Topic,
-    Partition,
-    Offset,
-    Timestamp,
-    Headers,
-    Key,
+enum Tombstone {
+    /// No row.
+    Rejected,
+    /// Nothing: it follows the delete that a changelog has told already.
+    SaysNothing,
+    /// The end of its key's row.
+    Delete,
 }
-
-const METADATA: [(&str, Metadata); 6] = [
-    ("topic", Metadata::Topic),
-    ("partition", Metadata::Partition),
-    ("offset", Metadata::Offset),
-    ("timestamp", Metadata::Timestamp),
-    ("headers", Metadata::Headers),
-    ("key", Metadata::Key),
-];
 
 /// Where a column comes from.
 #[derive(Clone, Debug)]
@@ -48,6 +41,8 @@ enum Origin {
     /// The n-th column that the key's decoder gives.
     Key(usize),
     Metadata(Metadata, DataType),
+    /// Whether the row comes or goes.
+    Weight,
 }
 
 /// How the records of a table become rows; makes a [`RowBuilder`] a partition.
@@ -59,12 +54,17 @@ pub(super) struct RowReader {
     key: Option<(Arc<dyn Format>, SchemaRef)>,
     /// The format takes a blank line for no record at all; but a record that holds one is there.
     lines: bool,
+    tombstone: Tombstone,
 }
 
 /// All columns of a table, before some of them are asked for.
 #[derive(Clone, Debug)]
 pub(super) struct TableRows {
+    /// With the weight, where rows go.
     schema: SchemaRef,
+    /// The table's columns that come from the record's key.
+    of_key: Vec<String>,
+    tombstone: Tombstone,
     value: (Arc<dyn Format>, SchemaRef),
     key: Option<(Arc<dyn Format>, SchemaRef)>,
     prefix: String,
@@ -77,20 +77,24 @@ impl TableRows {
     /// # Errors
     /// [`millstream_core::ErrorKind::Config`] where a format or a metadata column can't be.
     pub(super) fn new(spec: &TableSpec, layout: &Layout) -> Result<Self> {
+        let upsert = layout.connector == Connector::Upsert;
         let is_key = |field: &Field| layout.key_columns.iter().any(|key| key == field.name());
         let prefix = layout.key.as_ref().map(|key| key.prefix().to_string()).unwrap_or_default();
-        let (mut value, mut key) = (vec![], vec![]);
+        let (mut value, mut key, mut of_key) = (vec![], vec![], vec![]);
         for field in spec.schema.fields() {
-            match field.metadata().get(METADATA_KEY) {
-                Some(name) => check_metadata(field, name)?,
-                None if is_key(field) && layout.fields == Fields::ExceptKey => {
-                    let name = field.name().strip_prefix(&prefix).unwrap_or(field.name());
-                    key.push(field.as_ref().clone().with_name(name));
-                }
-                None => value.push(field.as_ref().clone()),
+            if let Some(name) = field.metadata().get(METADATA_KEY) {
+                metadata::check(field, name)?;
+                continue;
+            }
+            if is_key(field) && (upsert || layout.fields == Fields::ExceptKey) {
+                let name = field.name().strip_prefix(&prefix).unwrap_or(field.name());
+                key.push(field.as_ref().clone().with_name(name));
+                of_key.push(field.name().clone());
+            }
+            if !is_key(field) || layout.fields == Fields::All {
+                value.push(field.as_ref().clone());
             }
         }
-        let value: SchemaRef = Arc::new(Schema::new(value));
         let key: SchemaRef = Arc::new(Schema::new(key));
         let key = match &layout.key {
             Some(format) if !key.fields().is_empty() => {
@@ -99,9 +103,21 @@ impl TableRows {
             }
             _ => None,
         };
-        let value = (read_format(&layout.value, &value)?, value);
-        let lines = matches!(layout.value.format(), "json" | "ndjson" | "csv");
-        Ok(Self { schema: spec.schema.clone(), value, key, prefix, lines })
+        let value = value_format(spec, layout, Arc::new(Schema::new(value)))?;
+        let lines = has_lines(&layout.value);
+        let changes = value.1.field_with_name(WEIGHT).is_ok();
+        let tombstone = match (upsert, changes) {
+            (true, _) => Tombstone::Delete,
+            (false, true) => Tombstone::SaysNothing,
+            (false, false) => Tombstone::Rejected,
+        };
+        let schema = if upsert || changes { with_weight(spec, &value.1, upsert) } else { spec.schema.clone() };
+        Ok(Self { schema, of_key, tombstone, value, key, prefix, lines })
+    }
+
+    /// All columns.
+    pub(super) fn schema(&self) -> SchemaRef {
+        self.schema.clone()
     }
 
     /// The reader of some columns.
@@ -110,18 +126,20 @@ impl TableRows {
         let (mut origins, mut values, mut keys) = (vec![], vec![], vec![]);
         for field in schema.fields() {
             let name = field.name().strip_prefix(&self.prefix).unwrap_or(field.name());
-            let of_key = self.key.as_ref().and_then(|(_, key)| key.index_of(name).ok());
+            let of_key = self.of_key.contains(field.name());
+            let of_key = self.key.as_ref().filter(|_| of_key).and_then(|(_, key)| key.index_of(name).ok());
             let of_value = self.value.1.index_of(field.name()).ok();
-            origins.push(match (field.metadata().get(METADATA_KEY), of_value, of_key) {
-                (Some(name), ..) => Origin::Metadata(metadata(name)?, field.data_type().clone()),
+            origins.push(match (field.metadata().get(METADATA_KEY), of_key, of_value) {
+                (Some(name), ..) => Origin::Metadata(metadata::named(name)?, field.data_type().clone()),
                 (None, Some(at), _) => {
-                    values.push(at);
-                    Origin::Value(values.len() - 1)
-                }
-                (None, None, Some(at)) => {
                     keys.push(at);
                     Origin::Key(keys.len() - 1)
                 }
+                (None, None, Some(at)) => {
+                    values.push(at);
+                    Origin::Value(values.len() - 1)
+                }
+                (None, None, None) if field.name() == WEIGHT => Origin::Weight,
                 (None, None, None) => return Err(Error::bug(format!("the column '{}' is nowhere", field.name()))),
             });
         }
@@ -129,8 +147,46 @@ impl TableRows {
             Ok((format.clone(), Arc::new(schema.project(at)?)))
         };
         let key = self.key.as_ref().map(|key| project(key, &keys)).transpose()?;
-        Ok(RowReader { schema, origins, value: project(&self.value, &values)?, key, lines: self.lines })
+        let value = project(&self.value, &values)?;
+        Ok(RowReader { schema, origins, value, key, lines: self.lines, tombstone: self.tombstone })
     }
+}
+
+/// The format of the value, and the columns that it gives: the weight among them where it is a changelog.
+fn value_format(spec: &TableSpec, layout: &Layout, schema: SchemaRef) -> Result<(Arc<dyn Format>, SchemaRef)> {
+    let changelog = matches!(layout.value.format(), "debezium-json" | "canal-json");
+    if !changelog {
+        return Ok((read_format(&layout.value, &schema)?, schema));
+    }
+    if layout.connector == Connector::Upsert {
+        return Err(Error::config(format!(
+            "a record of 'upsert-kafka' is the newest row of its key, and '{}' tells of changes: read it with \
+             'connector' = 'kafka', where a PRIMARY KEY means the same",
+            layout.value.format()
+        )));
+    }
+    let options = layout.value.options().clone();
+    millstream_io::format::of_table(&TableSpec { schema, options, ..spec.clone() })
+}
+
+/// The table's columns as they are read where rows go, and the weight.
+fn with_weight(spec: &TableSpec, value: &SchemaRef, upsert: bool) -> SchemaRef {
+    let fields = spec.schema.fields().iter().map(|field| {
+        let key = spec.primary_key.contains(field.name()) || field.metadata().contains_key(METADATA_KEY);
+        match value.field_with_name(field.name()) {
+            // Of a row that goes only the key is known.
+            Ok(_) if upsert && !key => Arc::new(field.as_ref().clone().with_nullable(true)),
+            Ok(read) if !upsert => Arc::new(read.clone()),
+            _ => field.clone(),
+        }
+    });
+    let weight = Arc::new(Field::new(WEIGHT, DataType::Int64, false));
+    Arc::new(Schema::new_with_metadata(fields.chain([weight]).collect::<Vec<_>>(), spec.schema.metadata().clone()))
+}
+
+/// The format takes a blank line for no record at all.
+fn has_lines(format: &PartFormat) -> bool {
+    matches!(format.format(), "json" | "ndjson" | "csv" | "debezium-json" | "canal-json")
 }
 
 fn read_format(format: &PartFormat, schema: &SchemaRef) -> Result<Arc<dyn Format>> {
@@ -138,55 +194,12 @@ fn read_format(format: &PartFormat, schema: &SchemaRef) -> Result<Arc<dyn Format
         "csv" if format.options().get("csv.header").is_some_and(|header| header == "true") => {
             Err(Error::config("'csv.header' means nothing for records: each one is a row"))
         }
-        "debezium-json" => Err(Error::config(
-            "'debezium-json' can't be read from Kafka yet: declare before, after and op as columns of 'json', and choose \
-             among them in the query",
-        )),
         "avro-confluent" => {
             let (registry, _) = format.registry()?;
             Ok(Arc::new(AvroFormat::new(registry, schema)?))
         }
         _ => millstream_io::format::format(format.options(), schema),
     }
-}
-
-fn metadata(name: &str) -> Result<Metadata> {
-    METADATA.iter().find(|(known, _)| *known == name).map(|(_, metadata)| *metadata).ok_or_else(|| {
-        let names = METADATA.map(|(name, _)| name);
-        let hint = nearest(name, names.into_iter()).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-        Error::config(format!("a record has no metadata '{name}': it has {}{hint}", names.join(", ")))
-    })
-}
-
-fn check_metadata(field: &Field, name: &str) -> Result<()> {
-    use DataType as T;
-    let is_text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8 | T::Utf8View);
-    let is_bytes = |t: &T| matches!(t, T::Binary | T::LargeBinary | T::BinaryView);
-    let t = field.data_type();
-    let (fits, wanted) = match metadata(name)? {
-        Metadata::Topic => (is_text(t), "STRING"),
-        Metadata::Partition => (matches!(t, T::Int32 | T::Int64), "INT or BIGINT"),
-        Metadata::Offset => (matches!(t, T::Int64 | T::UInt64), "BIGINT"),
-        Metadata::Timestamp => (matches!(t, T::Timestamp(..)), "TIMESTAMP(3) or TIMESTAMP_LTZ(3)"),
-        Metadata::Key => (is_bytes(t) || is_text(t), "BYTES or STRING"),
-        Metadata::Headers => {
-            let entries = match t {
-                T::Map(entries, _) => entries.data_type().clone(),
-                _ => T::Null,
-            };
-            let fits = match &entries {
-                T::Struct(fields) => {
-                    matches!(fields.as_ref(), [k, v] if is_text(k.data_type()) && is_bytes(v.data_type()))
-                }
-                _ => false,
-            };
-            (fits, "MAP<STRING, BYTES>")
-        }
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::config(format!("the column '{}' holds the metadata '{name}': declare it as {wanted}", field.name())))
 }
 
 impl RowReader {
@@ -220,33 +233,20 @@ pub(super) struct RowBuilder {
 impl RowBuilder {
     /// The chunk of these records.
     pub(super) fn chunk(&mut self, slices: &[Slice]) -> Result<Chunk> {
-        let mut rejected = vec![];
+        let (mut rejected, mut gone) = (vec![], vec![]);
         let records: Vec<Stored<'_>> =
             slices.iter().flat_map(|s| s.rows.clone().filter_map(|at| s.block.get(at))).collect();
         for record in &records {
             // No row number: an offset says it all, and is never the first line of a file.
             let place = Place { offset: record.offset, row: record.offset };
-            let missing = |reason: &str| Rejected { place, reason: reason.into(), raw: vec![] };
-            let Some(value) = record.value else {
-                rejected
-                    .push(missing("the record has no value (a tombstone), and is no row of a table that only grows"));
-                continue;
-            };
-            if let Some(key) = &mut self.key {
-                let Some(bytes) = record.key else {
-                    rejected.push(missing("the record has no key, and the key's columns come from it"));
-                    continue;
-                };
-                let before = key.len();
-                key.push(bytes, place);
-                if key.len() == before {
-                    continue;
+            match self.push(record, place) {
+                Ok(Taken::Value) => {}
+                Ok(Taken::Key) => gone.push(place),
+                Err(Some(reason)) => {
+                    let raw = record.value.or(record.key).unwrap_or_default().to_vec();
+                    rejected.push(Rejected { place, reason: reason.into(), raw });
                 }
-            }
-            let before = self.value.len();
-            self.value.push(value, place);
-            if self.reader.lines && value.trim_ascii().is_empty() && self.value.len() == before {
-                rejected.push(Rejected { place, reason: "the record is empty".into(), raw: value.to_vec() });
+                Err(None) => {}
             }
         }
         let mut value = self.value.finish()?;
@@ -262,49 +262,89 @@ impl RowBuilder {
         rejected.sort_by_key(|r| r.place);
         // A record is rejected once, whatever of it is wrong.
         rejected.dedup_by_key(|r| r.place);
+        let rows = Rows::new(value.rows, value.places, gone);
         let columns = self.reader.origins.iter().map(|origin| match origin {
-            Origin::Value(at) => column(&value.rows, *at),
+            Origin::Value(at) => rows.value(*at),
             Origin::Key(at) => match &key {
-                Some(key) => take_places(&column(&key.rows, *at)?, &key.places, &value.places),
+                Some(key) => take_places(&column(&key.rows, *at)?, &key.places, &rows.places),
                 None => Err(Error::bug("a column of the key without a key")),
             },
-            Origin::Metadata(metadata, data_type) => self.metadata(*metadata, data_type, &records, &value.places),
+            Origin::Metadata(metadata, data_type) => {
+                metadata::array(*metadata, data_type, (&self.topic, self.partition), &records, &rows.places)
+            }
+            Origin::Weight => Ok(rows.weights()),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(value.places.len()));
-        let rows = RecordBatch::try_new_with_options(self.reader.schema.clone(), columns, &options)?;
-        Ok(Chunk { rows, places: value.places, rejected })
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.places.len()));
+        let batch = RecordBatch::try_new_with_options(self.reader.schema.clone(), columns, &options)?;
+        Ok(Chunk { rows: batch, places: rows.places, rejected })
     }
 
-    fn metadata(
-        &self,
-        metadata: Metadata,
-        data_type: &DataType,
-        records: &[Stored<'_>],
-        places: &[Place],
-    ) -> Result<ArrayRef> {
-        let of_rows = places.iter().filter_map(|place| {
-            records.binary_search_by_key(&place.offset, |record| record.offset).ok().and_then(|at| records.get(at))
-        });
-        let array: ArrayRef = match metadata {
-            Metadata::Topic => Arc::new(StringArray::from_iter_values(of_rows.map(|_| self.topic.as_str()))),
-            Metadata::Partition => Arc::new(Int32Array::from_iter_values(of_rows.map(|_| self.partition))),
-            Metadata::Offset => Arc::new(Int64Array::from_iter_values(of_rows.map(|r| r.offset.cast_signed()))),
-            Metadata::Timestamp => Arc::new(TimestampMillisecondArray::from_iter(of_rows.map(|r| r.timestamp_ms))),
-            Metadata::Key => {
-                let text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-                match text {
-                    // Bytes that are no text are shown as such, and don't fail the row: the key is not its value.
-                    true => Arc::new(StringArray::from_iter(of_rows.map(|r| r.key.map(String::from_utf8_lossy)))),
-                    false => Arc::new(arrow::array::BinaryArray::from_iter(of_rows.map(|r| r.key))),
-                }
+    /// Hands a record to its decoders: what of it is there, or else why it is no row; `None` where a decoder will say
+    /// why, or where nothing was said.
+    fn push(&mut self, record: &Stored<'_>, place: Place) -> std::result::Result<Taken, Option<&'static str>> {
+        match (record.value, self.reader.tombstone) {
+            (None, Tombstone::SaysNothing) => return Err(None),
+            (None, Tombstone::Rejected) => {
+                return Err(Some(
+                    "the record has no value (a tombstone), and is no row of a table that only grows: 'upsert-kafka' takes \
+                     the row of its key away",
+                ));
             }
-            Metadata::Headers => return headers(data_type, of_rows),
-        };
-        match array.data_type() == data_type {
-            true => Ok(array),
-            false => Ok(cast(&array, data_type)?),
+            _ => {}
         }
+        if let Some(key) = &mut self.key {
+            let bytes = record.key.ok_or("the record has no key, and the key's columns come from it")?;
+            let before = key.len();
+            key.push(bytes, place);
+            if key.len() == before {
+                return Err(bytes.trim_ascii().is_empty().then_some("key: it is empty"));
+            }
+        }
+        let Some(value) = record.value else { return Ok(Taken::Key) };
+        let before = self.value.len();
+        self.value.push(value, place);
+        if self.reader.lines && value.trim_ascii().is_empty() && self.value.len() == before {
+            return Err(Some("the record is empty"));
+        }
+        Ok(Taken::Value)
+    }
+}
+
+/// What of a record is a row.
+enum Taken {
+    Value,
+    Key,
+}
+
+/// The rows of a chunk: those that have values, and between them those of which only the key is known.
+struct Rows {
+    values: RecordBatch,
+    places: Vec<Place>,
+    /// For each row where its values are; nothing where all rows have values, in their order.
+    order: Option<UInt64Array>,
+}
+
+impl Rows {
+    fn new(values: RecordBatch, places: Vec<Place>, gone: Vec<Place>) -> Self {
+        if gone.is_empty() {
+            return Self { values, places, order: None };
+        }
+        let mut all: Vec<(Place, Option<u64>)> = places.into_iter().zip((0u64..).map(Some)).collect();
+        all.extend(gone.into_iter().map(|place| (place, None)));
+        all.sort_by_key(|(place, _)| *place);
+        let (places, order): (Vec<Place>, Vec<Option<u64>>) = all.into_iter().unzip();
+        Self { values, places, order: Some(UInt64Array::from(order)) }
+    }
+
+    fn value(&self, at: usize) -> Result<ArrayRef> {
+        let values = column(&self.values, at)?;
+        self.order.as_ref().map_or_else(|| Ok(values.clone()), |order| Ok(take(&values, order, None)?))
+    }
+
+    fn weights(&self) -> ArrayRef {
+        let weight = |row| if self.order.as_ref().is_some_and(|order| order.is_null(row)) { -1 } else { 1 };
+        Arc::new(Int64Array::from_iter_values((0..self.places.len()).map(weight)))
     }
 }
 
@@ -331,26 +371,4 @@ fn take_places(array: &ArrayRef, have: &[Place], wanted: &[Place]) -> Result<Arr
     }
     let indices = UInt64Array::from_iter(wanted.iter().map(|place| have.binary_search(place).ok().map(|at| at as u64)));
     Ok(take(array, &indices, None)?)
-}
-
-fn headers<'a>(data_type: &DataType, records: impl Iterator<Item = &'a Stored<'a>>) -> Result<ArrayRef> {
-    let DataType::Map(entries, _) = data_type else { return Err(Error::bug("headers are a map")) };
-    let DataType::Struct(fields) = entries.data_type() else { return Err(Error::bug("a map has entries")) };
-    let name = |at: usize| fields.get(at).map(|field| field.name().clone()).unwrap_or_default();
-    let names = MapFieldNames { entry: entries.name().clone(), key: name(0), value: name(1) };
-    let mut map = MapBuilder::new(Some(names), StringBuilder::new(), BinaryBuilder::new());
-    for record in records {
-        // A map has a key once; of headers of the same name the last one counts, as for Flink.
-        let last = |name: &str| record.headers.iter().rposition(|(other, _)| other == name);
-        for (_, (name, value)) in record.headers.iter().enumerate().filter(|(at, (name, _))| last(name) == Some(*at)) {
-            map.keys().append_value(name);
-            map.values().append_option(value.as_deref());
-        }
-        map.append(true)?;
-    }
-    let map: ArrayRef = Arc::new(map.finish());
-    match map.data_type() == data_type {
-        true => Ok(map),
-        false => Ok(cast(&map, data_type)?),
-    }
 }
