@@ -170,6 +170,7 @@ fn value_format(options: &Options, place: Place) -> Result<PartFormat> {
             let own = options.with_prefix("value.").into_iter();
             let own: Options = own.map(|(k, v)| (k.strip_prefix("value.").unwrap_or(k), v)).collect();
             own.get("fields-include");
+            own.get("format");
             Ok(part(format, own, "value.", place))
         }
         (None, None) => Err(Error::config("the option 'format' is missing: add it to WITH (..)")),
