@@ -386,7 +386,7 @@ pub(crate) fn of_datafusion(error: DataFusionError) -> Error {
 pub(crate) fn connector_of(format: &str) -> Vec<(String, String)> {
     let option = |name: &str, value: &str| (name.to_string(), value.to_string());
     match format {
-        "json" | "csv" | "parquet" => vec![option("connector", "filesystem"), option("format", format)],
+        "json" | "csv" | "parquet" | "avro" => vec![option("connector", "filesystem"), option("format", format)],
         connector => vec![option("connector", connector)],
     }
 }

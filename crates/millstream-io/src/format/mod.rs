@@ -3,6 +3,7 @@
 //! A record that is no row of the declared schema is rejected with its reason and never fails a batch;
 //! nothing is rounded, wrapped or guessed silently. Options carry Flink's names where Flink has them.
 
+pub mod avro;
 mod changelog;
 pub mod csv;
 mod infer;
@@ -76,8 +77,10 @@ pub fn encoder(options: &Options, schema: &SchemaRef) -> Result<Box<dyn Encoder>
 }
 
 fn unknown(name: &str) -> Error {
-    let nearest =
-        crate::options::nearest(name, ["json", "csv", "parquet", "raw", "debezium-json", "canal-json"].into_iter());
+    let nearest = crate::options::nearest(
+        name,
+        ["json", "csv", "parquet", "avro", "raw", "debezium-json", "canal-json"].into_iter(),
+    );
     let hint = nearest.map(|nearest| format!("; did you mean '{nearest}'?")).unwrap_or_default();
     Error::config(format!(
         "the format '{name}' is not known: records are read as 'json', 'csv', 'raw', 'debezium-json' or \

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn layouts_that_cannot_be_are_refused_before_anything_is_touched() {
         let parquet = [("connector", "filesystem"), ("path", "o"), ("format", "parquet"), ("sink.layout", "append")];
-        assert!(refusal(&parquet).contains("a Parquet file cannot grow"));
+        assert!(refusal(&parquet).contains("a file of Parquet or Avro cannot grow"));
         assert!(refusal(&[("connector", "filesystem"), ("format", "json")]).contains("'path' is missing"));
         assert!(refusal(&[("connector", "filesystem"), ("path", "s3://b/k"), ("format", "json")]).contains("s3://b/k"));
     }

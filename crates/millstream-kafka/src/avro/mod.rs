@@ -6,8 +6,6 @@
 //! fault of the record: it is asked again.
 
 mod registry;
-mod schema;
-mod transcode;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,20 +16,15 @@ use arrow_avro::writer::WriterBuilder;
 use arrow_avro::writer::format::AvroSoeFormat;
 use millstream_core::batch::Place;
 use millstream_core::format::{Decoder, Format};
-use millstream_core::source::{Chunk, Rejected};
+use millstream_core::source::Chunk;
 use millstream_core::{Error, Result};
-use millstream_io::Options;
-use millstream_io::format::json::JsonFormat;
+use millstream_io::format::avro::AvroRows;
 
 pub(crate) use registry::Registry;
-
-/// As much of a rejected record as is kept.
-const RAW_BYTES_MAX: usize = 64 * 1024;
 
 /// The format of records whose schemas are in a registry.
 pub(crate) struct AvroFormat {
     registry: Arc<Registry>,
-    json: JsonFormat,
 }
 
 impl fmt::Debug for AvroFormat {
@@ -43,60 +36,43 @@ impl fmt::Debug for AvroFormat {
 impl AvroFormat {
     /// Tries the columns; talks to nobody.
     pub(crate) fn new(registry: Registry, schema: &SchemaRef) -> Result<Self> {
-        Ok(Self { registry: Arc::new(registry), json: JsonFormat::new(&Options::default(), schema)? })
+        AvroRows::new(schema)?;
+        Ok(Self { registry: Arc::new(registry) })
     }
 }
 
 impl Format for AvroFormat {
     fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
-        let rows = self.json.decoder(schema.clone())?;
-        let registry = self.registry.clone();
-        Ok(Box::new(AvroDecoder { registry, schema, rows, rejected: vec![], away: None, text: String::new() }))
+        Ok(Box::new(AvroDecoder { registry: self.registry.clone(), rows: AvroRows::new(&schema)?, away: None }))
     }
 }
 
 struct AvroDecoder {
     registry: Arc<Registry>,
-    schema: SchemaRef,
-    rows: Box<dyn Decoder>,
-    rejected: Vec<Rejected>,
+    rows: AvroRows,
     /// Why the registry did not answer.
     away: Option<Error>,
-    text: String,
 }
 
 impl AvroDecoder {
-    /// The record as JSON, or why it is none.
-    fn transcode(&mut self, record: &[u8]) -> Result<std::result::Result<(), String>> {
+    fn take(&mut self, record: &[u8], place: Place) -> Result<()> {
         let Some(([0, id @ ..], body)) = record.split_first_chunk::<5>() else {
-            return Ok(Err("it does not begin with a zero and the id of a schema, as 'avro-confluent' does".into()));
+            let reason = "it does not begin with a zero and the id of a schema, as 'avro-confluent' does";
+            self.rows.reject(record, place, reason.into());
+            return Ok(());
         };
-        let schema = match self.registry.schema(u32::from_be_bytes(*id))? {
-            Ok(schema) => schema,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        self.text.clear();
-        Ok(transcode::record(&schema, body, self.schema.fields(), &mut self.text))
+        match self.registry.schema(u32::from_be_bytes(*id))? {
+            Ok(writer) => self.rows.push(&writer, body, record, place),
+            Err(reason) => self.rows.reject(record, place, reason),
+        }
+        Ok(())
     }
 }
 
 impl Decoder for AvroDecoder {
     fn push(&mut self, record: &[u8], place: Place) {
-        if self.away.is_some() {
-            return;
-        }
-        let raw = || record.get(..RAW_BYTES_MAX).unwrap_or(record).to_vec();
-        match self.transcode(record) {
-            Err(error) => self.away = Some(error),
-            Ok(Err(reason)) => self.rejected.push(Rejected { place, reason, raw: raw() }),
-            Ok(Ok(())) => {
-                let before = self.rows.len();
-                self.rows.push(self.text.as_bytes(), place);
-                if self.rows.len() == before {
-                    // The reason is known when the chunk is finished.
-                    self.rejected.push(Rejected { place, reason: String::new(), raw: raw() });
-                }
-            }
+        if self.away.is_none() {
+            self.away = self.take(record, place).err();
         }
     }
 
@@ -105,18 +81,11 @@ impl Decoder for AvroDecoder {
     }
 
     fn finish(&mut self) -> Result<Chunk> {
-        let mut chunk = self.rows.finish()?;
-        let mut rejected = std::mem::take(&mut self.rejected);
-        if let Some(error) = self.away.take() {
-            return Err(error);
+        let chunk = self.rows.finish()?;
+        match self.away.take() {
+            Some(error) => Err(error),
+            None => Ok(chunk),
         }
-        for found in chunk.rejected {
-            if let Some(own) = rejected.iter_mut().find(|own| own.place == found.place) {
-                own.reason = found.reason;
-            }
-        }
-        chunk.rejected = rejected;
-        Ok(chunk)
     }
 }
 

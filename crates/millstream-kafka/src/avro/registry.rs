@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use millstream_core::{Error, Result};
+use millstream_io::format::avro::Schema;
 use millstream_io::{Options, secret};
 use serde::Deserialize;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::base64;
-use super::schema::Schema;
 
 /// What one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -67,7 +67,7 @@ impl StreamWriter {
         Self { frame, sink: None, format: None, options, partitioned_by, name: None, run: RunOptions::default() }
     }
 
-    /// `json`, `csv` or `parquet` for files, else the name of a connector: `print`, `blackhole`. The frame of an INSERT
+    /// `json`, `csv`, `parquet` or `avro` for files, else the name of a connector: `print`, `blackhole`. The frame of an INSERT
     /// needs none: it goes to its table.
     pub fn format(mut self, format: impl Into<String>) -> Self {
         self.format = Some(format.into());

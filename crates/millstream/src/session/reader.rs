@@ -43,7 +43,7 @@ impl StreamReader {
         Self { room, name: None, format: None, options: vec![], schema: None }
     }
 
-    /// `json`, `csv` or `parquet` for files, else the name of a connector: `datagen`, `nexmark`.
+    /// `json`, `csv`, `parquet` or `avro` for files, else the name of a connector: `datagen`, `nexmark`.
     pub fn format(mut self, format: impl Into<String>) -> Self {
         self.format = Some(format.into());
         self

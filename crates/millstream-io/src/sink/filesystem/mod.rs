@@ -35,6 +35,7 @@ use self::files::FilePerBatch;
 use self::partition::Partitioning;
 use self::rows::FileFormat;
 use crate::TableSpec;
+use crate::format::avro::AvroWriter;
 
 /// How the rows lie on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ enum LayoutKind {
     Append,
 }
 
-/// Writes NDJSON, CSV or Parquet files.
+/// Writes NDJSON, CSV, Parquet or Avro files.
 #[derive(Clone)]
 pub struct FilesystemSink {
     layout: Arc<Mutex<Layout>>,
@@ -72,9 +73,10 @@ impl FilesystemSink {
                     "'sink.layout' = 'append' writes one file, which cannot be PARTITIONED BY: leave one of the two out",
                 ));
             }
-            (LayoutKind::Append, FileFormat::Parquet) => {
+            (LayoutKind::Append, FileFormat::Parquet | FileFormat::Avro) => {
                 return Err(Error::config(
-                    "'sink.layout' = 'append' is for 'json' and 'csv': a Parquet file cannot grow. Leave the option out",
+                    "'sink.layout' = 'append' is for 'json' and 'csv': a file of Parquet or Avro cannot grow. Leave the \
+                     option out",
                 ));
             }
             (LayoutKind::Append, FileFormat::Text { encoder, .. }) => Layout::Append(AppendedFile::new(path, encoder)?),
@@ -183,11 +185,17 @@ fn tolerate_source_options(spec: &TableSpec) {
 }
 
 fn file_format(spec: &TableSpec, schema: &SchemaRef) -> Result<FileFormat> {
-    let words = [("json", "ndjson"), ("ndjson", "ndjson"), ("csv", "csv"), ("parquet", "parquet")];
+    let words = [("json", "ndjson"), ("ndjson", "ndjson"), ("csv", "csv"), ("parquet", "parquet"), ("avro", "avro")];
     spec.options.required("format")?;
     let extension = spec.options.one_of("format", &words)?.unwrap_or("ndjson");
-    if extension == "parquet" {
-        return Ok(FileFormat::Parquet);
+    match extension {
+        "parquet" => return Ok(FileFormat::Parquet),
+        "avro" => {
+            // A type with no place in Avro is said before the first batch.
+            AvroWriter::new(schema)?;
+            return Ok(FileFormat::Avro);
+        }
+        _ => {}
     }
     Ok(FileFormat::Text { encoder: crate::format::encoder(&spec.options, schema)?, extension })
 }

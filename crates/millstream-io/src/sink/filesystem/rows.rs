@@ -1,4 +1,4 @@
-//! Rows to the bytes of one whole file: text through an encoder, Parquet through its own writer.
+//! Rows to the bytes of one whole file: text through an encoder, Parquet and Avro through their own writers.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,6 +10,7 @@ use millstream_core::format::Encoder;
 use millstream_core::{Error, Result};
 
 use super::durable::failed;
+use crate::format::avro::AvroWriter;
 use crate::format::parquet::ParquetWriter;
 
 /// What text is collected before it is handed to the file system.
@@ -26,6 +27,8 @@ pub(super) enum FileFormat {
     },
     /// Parquet.
     Parquet,
+    /// Avro.
+    Avro,
 }
 
 /// Why a file was not written.
@@ -64,6 +67,7 @@ impl FileFormat {
         match self {
             Self::Text { extension, .. } => extension,
             Self::Parquet => "parquet",
+            Self::Avro => "avro",
         }
     }
 
@@ -81,6 +85,7 @@ impl FileFormat {
                 Ok(file.write_all(&bytes)?)
             }
             Self::Parquet => write_parquet(file, schema, batches),
+            Self::Avro => write_avro(file, schema, batches),
         }
     }
 }
@@ -106,6 +111,14 @@ pub(super) fn append_text(
 
 fn write_parquet(file: &mut File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), WriteError> {
     let mut writer = ParquetWriter::new(schema.clone())?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    Ok(file.write_all(&writer.finish()?)?)
+}
+
+fn write_avro(file: &mut File, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), WriteError> {
+    let mut writer = AvroWriter::new(schema)?;
     for batch in batches {
         writer.write(batch)?;
     }

@@ -29,12 +29,14 @@ pub(super) enum Way {
     Json,
     Csv,
     Parquet,
+    Avro,
     Partitioned,
     AppendJson,
     AppendCsv,
 }
 
-const WAYS: [Way; 6] = [Way::Json, Way::Csv, Way::Parquet, Way::Partitioned, Way::AppendJson, Way::AppendCsv];
+const WAYS: [Way; 7] =
+    [Way::Json, Way::Csv, Way::Parquet, Way::Avro, Way::Partitioned, Way::AppendJson, Way::AppendCsv];
 
 impl Way {
     fn format(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Way {
             Way::Json | Way::AppendJson | Way::Partitioned => "json",
             Way::Csv | Way::AppendCsv => "csv",
             Way::Parquet => "parquet",
+            Way::Avro => "avro",
         }
     }
 
@@ -111,6 +114,11 @@ fn read(path: &Path, way: Way) -> Vec<i64> {
             Way::Parquet => {
                 let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap();
                 reader.build().unwrap().for_each(|batch| ids.extend(ids_of(&batch.unwrap())));
+            }
+            Way::Avro => {
+                let file = std::io::BufReader::new(File::open(file).unwrap());
+                let reader = arrow_avro::reader::ReaderBuilder::new().build(file).unwrap();
+                reader.for_each(|batch| ids.extend(ids_of(&batch.unwrap())));
             }
             Way::Csv | Way::AppendCsv => ids.extend(csv_ids(&file)),
             Way::Json | Way::Partitioned | Way::AppendJson => {

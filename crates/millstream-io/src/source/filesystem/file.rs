@@ -7,19 +7,18 @@ use millstream_core::batch::{PartitionId, Position};
 use millstream_core::source::Limit;
 use millstream_core::{Error, Result};
 
-use super::columnar::RowFile;
+use super::columnar::{Numbered, RowFile, Stored};
 use super::cursor::Cursor;
 use super::identity::FileIdentity;
 use super::input::Packing;
 use super::lines::LastLine;
 use super::text::{Extent, TextFile};
-use crate::format::parquet::ParquetFile;
 
 /// What the files of a table hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holding {
     Lines,
-    Parquet,
+    Rows(Stored),
 }
 
 /// One file of a source.
@@ -43,21 +42,21 @@ pub(super) struct OneFile {
 #[derive(Debug)]
 enum Content {
     Lines(TextFile),
-    Parquet(RowFile),
+    Rows(RowFile),
 }
 
 impl Content {
     fn new(holding: Holding) -> Self {
         match holding {
             Holding::Lines => Self::Lines(TextFile::default()),
-            Holding::Parquet => Self::Parquet(RowFile::default()),
+            Holding::Rows(stored) => Self::Rows(RowFile::new(stored)),
         }
     }
 
     fn holding(&self) -> Holding {
         match self {
             Self::Lines(_) => Holding::Lines,
-            Self::Parquet(_) => Holding::Parquet,
+            Self::Rows(rows) => Holding::Rows(rows.stored()),
         }
     }
 }
@@ -106,7 +105,7 @@ impl OneFile {
         let extent = self.extent();
         match &mut self.content {
             Content::Lines(text) => text.take(cursor, limit, extent.of(&self.path), kept),
-            Content::Parquet(rows) => rows.take(cursor, limit, &self.path, self.seen.size),
+            Content::Rows(rows) => rows.take(cursor, limit, &self.path, self.seen.size),
         }
     }
 
@@ -115,7 +114,7 @@ impl OneFile {
         let extent = self.extent();
         match &mut self.content {
             Content::Lines(text) => text.take_one(cursor, extent.of(&self.path), kept),
-            Content::Parquet(rows) => rows.take_one(cursor, &self.path, self.seen.size),
+            Content::Rows(rows) => rows.take_one(cursor, &self.path, self.seen.size),
         }
     }
 
@@ -123,7 +122,7 @@ impl OneFile {
     pub(super) fn hash(&self, cursor: &Cursor) -> u64 {
         match &self.content {
             Content::Lines(_) => cursor.hash(),
-            Content::Parquet(rows) => rows.hash(),
+            Content::Rows(rows) => rows.hash(),
         }
     }
 
@@ -149,14 +148,14 @@ impl OneFile {
     pub(super) fn text(&mut self) -> Option<&mut TextFile> {
         match &mut self.content {
             Content::Lines(text) => Some(text),
-            Content::Parquet(_) => None,
+            Content::Rows(_) => None,
         }
     }
 
-    pub(super) fn parquet(&self) -> Option<Arc<ParquetFile>> {
+    pub(super) fn numbered(&self) -> Option<Arc<Numbered>> {
         match &self.content {
             Content::Lines(_) => None,
-            Content::Parquet(rows) => rows.file(),
+            Content::Rows(rows) => rows.file(),
         }
     }
 
@@ -176,7 +175,7 @@ impl OneFile {
     /// Bytes past this position, where that is known.
     pub(super) fn behind(&self, at: Position) -> Option<u64> {
         match &self.content {
-            Content::Parquet(rows) => Some(rows.behind(at, self.seen.size)),
+            Content::Rows(rows) => Some(rows.behind(at, self.seen.size)),
             Content::Lines(_) if self.is_whole() => None,
             Content::Lines(_) => Some(self.seen.size.saturating_sub(at.offset)),
         }
@@ -208,17 +207,17 @@ impl OneFile {
     /// It is read once, and never grows.
     fn is_whole(&self) -> bool {
         match self.content {
-            Content::Parquet(_) => self.seen.size > 0,
+            Content::Rows(_) => self.seen.size > 0,
             Content::Lines(_) => !matches!(self.packing, None | Some(Packing::None)),
         }
     }
 
     fn is_read_up_to(&self, at: Position) -> bool {
         match &self.content {
-            Content::Parquet(rows) if self.is_whole() => rows.end() == Some(at.offset),
+            Content::Rows(rows) if self.is_whole() => rows.end() == Some(at.offset),
             Content::Lines(text) if self.is_whole() => text.unpacked_end() == Some(at.offset),
-            // A Parquet file that is not written yet; in a bounded source it is an error to be read.
-            Content::Parquet(_) => self.followed,
+            // A file that is not written yet; in a bounded source it is an error to be read.
+            Content::Rows(_) => self.followed,
             Content::Lines(_) => at.offset >= self.seen.size,
         }
     }

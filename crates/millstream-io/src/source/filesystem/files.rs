@@ -8,7 +8,7 @@ use millstream_core::batch::{PartitionId, Position, Positions, Range};
 use millstream_core::source::{Limit, Offer};
 use millstream_core::{Error, Result};
 
-use super::columnar::verified;
+use super::columnar::{Numbered, verified};
 use super::cursor::Cursor;
 use super::file::{Holding, OneFile};
 use super::identity::{FileIdentity, Stamp};
@@ -16,7 +16,6 @@ use super::input::Packing;
 use super::lines::LineReader;
 use super::listing::Listing;
 use super::rows::RangeLines;
-use crate::format::parquet::ParquetFile;
 
 /// So many files are read from in one offer.
 const SERVED_MAX: usize = 16;
@@ -45,7 +44,7 @@ pub(super) struct Files {
 /// A range that is being opened.
 pub(super) enum Opened {
     Lines(RangeLines),
-    Parquet(Arc<ParquetFile>),
+    Rows(Arc<Numbered>),
 }
 
 /// A range that is being put together.
@@ -240,9 +239,9 @@ impl Files {
             Some(file) => file.path().to_path_buf(),
             None => self.listing.path_of(&range.partition),
         };
-        if self.holding == Holding::Parquet {
-            let file = known.and_then(|file| file.parquet());
-            return Ok(Opened::Parquet(verified(&path, range, file)?));
+        if let Holding::Rows(stored) = self.holding {
+            let file = known.and_then(|file| file.numbered());
+            return Ok(Opened::Rows(verified(stored, &path, range, file)?));
         }
         let text = known.and_then(OneFile::text);
         let cached = text.map(|text| text.opened(range.start, range.end)).unwrap_or_default();

@@ -6,7 +6,7 @@
 //!
 //! A source is bounded, and then all its files and their sizes are known from the first offer, or it follows
 //! (`source.monitor-interval`): files may appear, and plain text files may grow. A growing file is read up
-//! to its last line end; packed files and Parquet files are read once, so they must be moved in whole, under
+//! to its last line end; packed files, Parquet and Avro files are read once, so they must be moved in whole, under
 //! another name before (`mv .part-1 part-1`). New bytes are found as soon as the operating system tells of
 //! them and else at the next interval.
 //!
@@ -44,7 +44,8 @@ use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Sou
 use millstream_core::{Error, Result};
 
 use crate::TableSpec;
-use crate::format::parquet::ParquetRows;
+use crate::format::avro::AvroRows;
+use columnar::{NumberedRows, Stored};
 use file::Holding;
 use files::{Files, Opened};
 pub use infer::infer_table;
@@ -55,12 +56,20 @@ use watch::{Changes, Watch};
 /// Above so many unread bytes an offer reads on another thread, so that it doesn't hold up this one.
 const INLINE_BYTES_MAX: u64 = 4 << 20;
 
+/// What the files hold.
+#[derive(Clone, Debug)]
+enum Content {
+    /// Lines, and what decodes them.
+    Lines(Arc<dyn Format>),
+    /// Rows with numbers.
+    Rows(Stored),
+}
+
 /// A table of files.
 #[derive(Debug)]
 pub struct FilesystemTable {
     schema: SchemaRef,
-    /// What decodes the lines; `None` where the files are Parquet.
-    format: Option<Arc<dyn Format>>,
+    content: Content,
     listing: Listing,
     interval: Option<Duration>,
     /// Whether each file is read to its end before the next one is.
@@ -74,6 +83,10 @@ impl FilesystemTable {
     /// # Errors
     /// [`millstream_core::ErrorKind::Config`] where an option is missing or wrong.
     pub fn new(spec: &TableSpec, format: Option<Arc<dyn Format>>) -> Result<Self> {
+        Self::of(spec, format.map_or(Content::Rows(Stored::Parquet), Content::Lines))
+    }
+
+    fn of(spec: &TableSpec, content: Content) -> Result<Self> {
         let listing = Listing::new(spec.options.required("path")?, &spec.base_dir)?;
         let interval = spec.options.duration("source.monitor-interval")?;
         // What the table is as a sink is the sink's to judge.
@@ -87,7 +100,7 @@ impl FilesystemTable {
         if interval.is_some_and(|i| i.is_zero()) {
             return Err(Error::config("the option 'source.monitor-interval' is zero: give a time, such as '1 s'"));
         }
-        Ok(Self { schema: spec.schema.clone(), format, listing, interval, in_order: false })
+        Ok(Self { schema: spec.schema.clone(), content, listing, interval, in_order: false })
     }
 }
 
@@ -101,14 +114,17 @@ impl SourceTable for FilesystemTable {
         let changes = Arc::new(Changes::default());
         // IMPORTANT: the watch begins before the first listing, so that nothing falls between the two.
         let watch = self.interval.and_then(|_| Watch::start(&self.listing, &changes));
-        let holding = if self.format.is_some() { Holding::Lines } else { Holding::Parquet };
+        let holding = match &self.content {
+            Content::Lines(_) => Holding::Lines,
+            Content::Rows(stored) => Holding::Rows(*stored),
+        };
         let mut files = Files::new(self.listing.clone(), holding, self.interval.is_some());
         if self.in_order {
             files.one_after_the_other();
         }
         Ok(Arc::new(FilesystemSource {
             schema,
-            format: self.format.clone(),
+            content: self.content.clone(),
             files: Arc::new(Mutex::new(files)),
             interval: self.interval,
             changes,
@@ -121,7 +137,7 @@ impl SourceTable for FilesystemTable {
 
 struct FilesystemSource {
     schema: SchemaRef,
-    format: Option<Arc<dyn Format>>,
+    content: Content,
     files: Arc<Mutex<Files>>,
     interval: Option<Duration>,
     changes: Arc<Changes>,
@@ -176,13 +192,13 @@ impl Source for FilesystemSource {
 
     async fn open(&self, range: &Range) -> Result<ChunkStream> {
         let opened = locked(&self.files).open(range)?;
-        let reading = match (opened, &self.format) {
-            (Opened::Lines(lines), Some(format)) => {
+        let reading = match (opened, &self.content) {
+            (Opened::Lines(lines), Content::Lines(format)) => {
                 let rows = Rows::new(lines, format.decoder(self.schema.clone())?);
                 Reading::Lines { rows, files: self.files.clone(), id: range.partition.clone() }
             }
-            (Opened::Parquet(file), None) => {
-                Reading::Parquet(file.read(&self.schema, range.start.offset..range.end.offset, CHUNK_ROWS)?)
+            (Opened::Rows(file), Content::Rows(_)) => {
+                Reading::Rows(file.read(&self.schema, range.start.offset..range.end.offset, CHUNK_ROWS)?)
             }
             _ => return Err(Error::bug("a file is read in another format than its table has")),
         };
@@ -203,13 +219,13 @@ impl Source for FilesystemSource {
 /// A range that is being read.
 enum Reading {
     Lines { rows: Rows, files: Arc<Mutex<Files>>, id: PartitionId },
-    Parquet(ParquetRows),
+    Rows(NumberedRows),
 }
 
 impl Reading {
     fn next(&mut self) -> Result<Option<Chunk>> {
         match self {
-            Self::Parquet(rows) => rows.next().transpose(),
+            Self::Rows(rows) => rows.next(),
             Self::Lines { rows, files, id } => {
                 let chunk = rows.next()?;
                 if chunk.is_none() {
@@ -223,12 +239,16 @@ impl Reading {
 
 /// The table of files that the options describe, in the format that they name.
 pub(super) fn table(spec: &TableSpec) -> Result<Arc<dyn SourceTable>> {
-    let (format, schema) = match spec.options.get("format") {
-        Some(name) if name.eq_ignore_ascii_case("parquet") => (None, spec.schema.clone()),
-        _ => crate::format::of_table(spec).map(|(format, schema)| (Some(format), schema))?,
+    let (content, schema) = match spec.options.get("format").map(str::to_ascii_lowercase).as_deref() {
+        Some("parquet") => (Content::Rows(Stored::Parquet), spec.schema.clone()),
+        Some("avro") => {
+            AvroRows::new(&spec.schema)?;
+            (Content::Rows(Stored::Avro), spec.schema.clone())
+        }
+        _ => crate::format::of_table(spec).map(|(format, schema)| (Content::Lines(format), schema))?,
     };
     // The last row of a key counts, so it must not depend on how the rows are cut which of them that is; and a row of a
     // changelog comes before it goes.
     let in_order = !spec.primary_key.is_empty() || schema.fields().len() > spec.schema.fields().len();
-    Ok(Arc::new(FilesystemTable { schema, in_order, ..FilesystemTable::new(spec, format)? }))
+    Ok(Arc::new(FilesystemTable { schema, in_order, ..FilesystemTable::of(spec, content)? }))
 }

@@ -635,6 +635,51 @@ mod formats {
         promises(dir.path(), &followed, 190, 0).await;
     }
 
+    fn write_avro(path: &Path, from: i64, rows: i64) {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + rows));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|i| format!("x{i}"))));
+        let batch = RecordBatch::try_from_iter([("n", numbers), ("s", texts)]).unwrap();
+        let file = File::create(path).unwrap();
+        let mut writer = arrow_avro::writer::AvroWriter::new(file, batch.schema().as_ref().clone()).unwrap();
+        (0..batch.num_rows()).step_by(40).for_each(|at| {
+            writer.write(&batch.slice(at, 40.min(batch.num_rows() - at))).unwrap();
+        });
+        writer.finish().unwrap();
+    }
+
+    #[tokio::test]
+    async fn avro_files_keep_the_promises_of_a_source() {
+        let dir = tempfile::tempdir().unwrap();
+        write_avro(&dir.path().join("a.avro"), 0, 100);
+        write_avro(&dir.path().join("b.avro"), 100, 90);
+        write_avro(&dir.path().join("c.avro"), 0, 0);
+        promises(dir.path(), &[("path", "."), ("format", "avro")], 190, 0).await;
+        let followed = [("path", "."), ("format", "avro"), ("source.monitor-interval", "1 h")];
+        promises(dir.path(), &followed, 190, 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_avro_file_that_changed_or_is_cut_short_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.avro");
+        write_avro(&path, 0, 100);
+        let fresh = || {
+            let options = [("path", "a.avro"), ("format", "avro")];
+            source_table(&spec(dir.path(), &options)).unwrap().source(&[0]).unwrap()
+        };
+        let range = fresh().offer(&Positions::new(), ALL).await.unwrap().ranges.remove(0);
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole).unwrap();
+        let chunks: Vec<Chunk> = fresh().open(&range).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(chunks[0].rows.column(0).as_primitive::<Int64Type>().value(99), 99);
+        write_avro(&path, 1, 100);
+        let error = fresh().open(&range).await.err().unwrap();
+        assert!(error.kind() == ErrorKind::Input && error.message().contains("a.avro"), "{error}");
+        fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = fresh().offer(&Positions::new(), ALL).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Input && error.message().contains("a.avro"), "{error}");
+    }
+
     #[tokio::test]
     async fn a_parquet_file_that_changed_or_is_cut_short_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();

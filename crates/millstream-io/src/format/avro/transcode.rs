@@ -5,8 +5,8 @@
 
 use arrow::datatypes::{DataType, Fields};
 
-use super::base64;
 use super::schema::{Logical, Named, Schema, Type};
+use crate::format::scalar::base64_encode;
 
 /// Values within values.
 const DEPTH_MAX: usize = 64;
@@ -14,11 +14,16 @@ const DEPTH_MAX: usize = 64;
 /// Elements of no size (an array of nulls) in one record.
 const EMPTY_ELEMENTS_MAX: usize = 1 << 16;
 
-/// Reads a record, and writes those of its fields that are declared.
+/// Reads the record that the bytes begin with, and writes those of its fields that are declared. Answers what follows it.
 ///
 /// # Errors
 /// Why it is no row, for a person.
-pub(super) fn record(schema: &Schema, bytes: &[u8], declared: &Fields, out: &mut String) -> Result<(), String> {
+pub(super) fn record<'a>(
+    schema: &Schema,
+    bytes: &'a [u8],
+    declared: &Fields,
+    out: &mut String,
+) -> Result<&'a [u8], String> {
     let mut cursor = Cursor { bytes, schema };
     match &schema.root {
         Type::Named(at) if matches!(schema.named.get(*at), Some(Named::Record(_))) => {
@@ -26,7 +31,17 @@ pub(super) fn record(schema: &Schema, bytes: &[u8], declared: &Fields, out: &mut
         }
         _ => return Err("the writer's schema is no record".into()),
     }
-    if cursor.bytes.is_empty() { Ok(()) } else { Err(format!("{} bytes follow the record", cursor.bytes.len())) }
+    Ok(cursor.bytes)
+}
+
+/// What follows the record that the bytes begin with.
+///
+/// # Errors
+/// Why it is not known where the record ends.
+pub(super) fn skip<'a>(schema: &Schema, bytes: &'a [u8]) -> Result<&'a [u8], String> {
+    let mut cursor = Cursor { bytes, schema };
+    cursor.value(&schema.root, Wanted::Nothing, &mut String::new(), 0)?;
+    Ok(cursor.bytes)
 }
 
 /// What the table wants of a value.
@@ -58,12 +73,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
-struct Cursor<'a> {
+struct Cursor<'a, 's> {
     bytes: &'a [u8],
-    schema: &'a Schema,
+    schema: &'s Schema,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> Cursor<'a, '_> {
     fn value(&mut self, of: &Type, wanted: Wanted<'_>, out: &mut String, depth: usize) -> Result<(), String> {
         if depth > DEPTH_MAX {
             return Err("its values are nested too deep".into());
@@ -278,8 +293,10 @@ fn quoted(value: &str, out: &mut String) {
 }
 
 fn quoted_base64(bytes: &[u8], out: &mut String) {
+    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    base64_encode(bytes, &mut text);
     out.push('"');
-    base64(bytes, out);
+    out.push_str(&String::from_utf8_lossy(&text));
     out.push('"');
 }
 

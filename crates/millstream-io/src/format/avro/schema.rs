@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// A schema. Named types are kept once, and are referred to by number, so that a type may hold itself.
 #[derive(Debug)]
-pub(super) struct Schema {
+pub struct Schema {
     pub(super) root: Type,
     pub(super) named: Vec<Named>,
 }
@@ -58,8 +58,11 @@ pub(super) enum Named {
 const DEPTH_MAX: usize = 64;
 
 impl Schema {
-    /// Reads a schema; what is wrong with it is for a person.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    /// Reads a schema.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let json: Value = serde_json::from_str(text).map_err(|e| format!("it is no JSON: {e}"))?;
         let mut reader = Reader { named: vec![], by_name: HashMap::new() };
         let root = reader.read(&json, "", 0)?;
