@@ -1,18 +1,26 @@
 //! The options of a table: taken one by one, so that what nobody took is an error and not silence.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_core::{Error, Result};
 
-/// The `WITH` options of a table, by name.
-#[derive(Clone, Debug, Default)]
+use crate::secret;
+
+/// The `WITH` options of a table, by name. What of them may be a secret is never part of `Debug`.
+#[derive(Clone, Default)]
 pub struct Options {
     values: BTreeMap<String, String>,
     known: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.values.iter().map(|(name, text)| (name, secret::hidden(name, text)))).finish()
+    }
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Options {
@@ -148,6 +156,29 @@ mod tests {
         options.get("format");
         let error = options.finish().unwrap_err().to_string();
         assert_eq!(error, "the option 'fromat' is not known here; did you mean 'format'?");
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        let options: Options = [
+            ("properties.sasl.password", "hunter2"),
+            ("properties.ssl.key.pem", "-----BEGIN hunter2"),
+            ("avro-confluent.basic-auth.user-info", "ann:hunter2"),
+            ("avro-confluent.bearer-auth.token", "hunter2"),
+            ("avro-confluent.url", "https://ann:hunter2@registry:8081/x"),
+            ("url", "postgresql://h/db?user=ann&password=hunter2&sslmode=require"),
+            ("properties.ssl.keystore.password", "${env:KEY}hunter2"),
+            ("password", "${env:PASSWORD}"),
+            ("properties.ssl.ca.location", "/etc/ca.pem"),
+            ("topic", "orders"),
+        ]
+        .into_iter()
+        .collect();
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        for kept in ["${env:PASSWORD}", "https://***@registry:8081/x", "/etc/ca.pem", "orders", "sslmode=require"] {
+            assert!(shown.contains(kept), "{kept} in {shown}");
+        }
     }
 
     #[test]

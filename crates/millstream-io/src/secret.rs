@@ -3,6 +3,7 @@
 //! They are looked up when a connector needs them and never before: an option keeps the reference, so that neither
 //! the log of a query nor its checkpoints ever hold the secret itself. No error here ever shows one.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use millstream_core::{Error, Result};
@@ -25,6 +26,36 @@ pub fn reveal(text: &str, base_dir: &Path) -> Result<String> {
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// What the names of options hold whose values are secrets.
+const SECRET: [&str; 7] = ["password", "secret", "token", "jaas", "user-info", "key.pem", "ssl.key"];
+
+/// An option's text as it may be shown: without what may be a secret. A reference to one is none.
+pub fn hidden<'a>(name: &str, text: &'a str) -> Cow<'a, str> {
+    let name = name.to_ascii_lowercase();
+    let reference = text.starts_with("${") && text.find('}') == Some(text.len() - 1);
+    if SECRET.iter().any(|part| name.contains(part)) && !name.ends_with("location") {
+        return if reference { text.into() } else { "***".into() };
+    }
+    without_login(text)
+}
+
+/// The text without the login of a URL in it, and without a password among its parameters.
+pub fn without_login(text: &str) -> Cow<'_, str> {
+    let mut shown = Cow::from(text);
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if let Some((login, _)) = host.rsplit_once('@') {
+            let rest = rest.get(login.len()..).unwrap_or_default();
+            shown = format!("{scheme}://***{rest}").into();
+        }
+    }
+    let lower = shown.to_ascii_lowercase();
+    let Some(at) = lower.find("password=").map(|at| at + "password=".len()) else { return shown };
+    let (before, value) = shown.split_at_checked(at).unwrap_or((&shown, ""));
+    let after = value.find(['&', ' ', ';', ',']).and_then(|end| value.get(end..)).unwrap_or_default();
+    format!("{before}***{after}").into()
 }
 
 fn look_up(reference: &str, base_dir: &Path) -> Result<String> {

@@ -251,6 +251,34 @@ mod tests {
     }
 
     #[test]
+    fn neither_secrets_nor_what_they_are_made_of_are_shown() {
+        // It is set in every process.
+        let path = std::env::var("PATH").unwrap();
+        let options = [
+            ("connector", "kafka"),
+            ("format", "avro-confluent"),
+            ("avro-confluent.url", "http://ann:hunter2@registry"),
+            ("avro-confluent.basic-auth.user-info", "ann:hunter2"),
+            ("properties.bootstrap.servers", "localhost:1"),
+            ("properties.sasl.username", "ann"),
+            ("properties.sasl.password", "${env:PATH}"),
+            ("properties.ssl.key.password", "hunter2"),
+        ];
+        let layout = layout(&options, &[]).unwrap();
+        let table = crate::source_table(&TableSpec {
+            name: "t".into(),
+            schema: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)])),
+            options: options.into_iter().chain([("topic", "a")]).collect(),
+            partitioned_by: vec![],
+            primary_key: vec![],
+            base_dir: "/".into(),
+        });
+        let shown = format!("{layout:?} {:?} {:?}", table.unwrap(), layout.value.registry().unwrap().0);
+        assert!(!shown.contains("hunter2") && !shown.contains(&path), "{shown}");
+        assert!(shown.contains("${env:PATH}") && shown.contains("http://***@registry"), "{shown}");
+    }
+
+    #[test]
     fn a_key_that_does_not_fit_is_refused() {
         let refusal = |options: &[(&str, &str)]| layout(options, &[]).unwrap_err().to_string();
         let kafka = [("connector", "kafka"), ("format", "json")];

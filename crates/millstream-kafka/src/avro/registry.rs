@@ -26,6 +26,8 @@ const SYSTEM_CA: [&str; 3] =
 /// A registry.
 pub(crate) struct Registry {
     url: String,
+    /// The address without a login.
+    shown: String,
     authorization: Option<String>,
     agent: ureq::Agent,
     schemas: Mutex<HashMap<u32, Answer>>,
@@ -50,7 +52,7 @@ struct Found {
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("Registry").field("url", &self.shown).finish_non_exhaustive()
     }
 }
 
@@ -88,7 +90,8 @@ impl Registry {
             options.get("avro-confluent.ssl.ca.location");
         }
         let url = url.trim_end_matches('/').to_string();
-        Ok(Self { url, authorization, agent: config.build().into(), schemas: Mutex::default() })
+        let shown = secret::without_login(&url).into_owned();
+        Ok(Self { url, shown, authorization, agent: config.build().into(), schemas: Mutex::default() })
     }
 
     /// The schema of an id.
@@ -118,7 +121,7 @@ impl Registry {
                 Err(e) => return Err(self.broken(&format!("its answer can't be read ({e})"))),
             },
             // It isn't remembered: it may be registered yet.
-            (404, _) => return Ok(Err(format!("schema {id} is not in the registry {}", self.url))),
+            (404, _) => return Ok(Err(format!("schema {id} is not in the registry {}", self.shown))),
             (status, body) => return Err(self.refused(status, &body)),
         };
         schemas.insert(id, answer.clone());
@@ -147,18 +150,25 @@ impl Registry {
             (409 | 422, body) => Err(Error::config(format!(
                 "the schema registry {} refuses the table's schema as a version of '{subject}', as it does not fit those \
                  before: {}. Change the columns, name another 'avro-confluent.subject', or relax the subject's compatibility",
-                self.url,
+                self.shown,
                 shown(&body)
             ))),
             (status, body) => Err(self.refused(status, &body)),
         }
     }
 
+    /// A text without the login of the address.
+    fn scrub(&self, text: &str) -> String {
+        text.replace(&self.url, &self.shown)
+    }
+
     fn answer(
         &self,
         result: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<(u16, String)> {
-        let away = |e: ureq::Error| Error::retry(format!("the schema registry {} does not answer: {e}", self.url));
+        let away = |e: ureq::Error| {
+            Error::retry(format!("the schema registry {} does not answer: {}", self.shown, self.scrub(&e.to_string())))
+        };
         let mut response = result.map_err(away)?;
         let status = response.status().as_u16();
         Ok((status, response.body_mut().read_to_string().map_err(away)?))
@@ -169,14 +179,14 @@ impl Registry {
             401 | 403 => Error::config(format!(
                 "the schema registry {} lets nobody in ({status}): set 'avro-confluent.basic-auth.user-info' or \
                  'avro-confluent.bearer-auth.token'",
-                self.url
+                self.shown
             )),
             _ => self.broken(&format!("it answered {status}: {}", shown(body))),
         }
     }
 
     fn broken(&self, what: &str) -> Error {
-        Error::retry(format!("the schema registry {} is of no use now: {what}", self.url))
+        Error::retry(format!("the schema registry {} is of no use now: {what}", self.shown))
     }
 }
 
