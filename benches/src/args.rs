@@ -18,6 +18,9 @@ PARTS (all of them without any, or with `all`)
   small-batches   100 thousand one-row batches: are time and memory flat?
   keys            10 million keys: bytes a key
   restart         kill -9 with 1 GB of state: seconds to the next batch
+  kafka           CPU per event from and to Kafka, beside programs with the same client (needs --features kafka)
+  kafka-latency   one-row batches: produced record to committed record (needs --features kafka)
+  postgres        rows a second of the PostgreSQL sink beside COPY alone (needs --features postgres)
   machine         only describes the machine and its fsync
 
 OPTIONS
@@ -28,6 +31,8 @@ OPTIONS
   --only A,B      only these rows of `events` and `nexmark`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine
+  --kafka SERVERS use this broker [default: one that tests/services/kafka.sh starts]
+  --postgres URL  use this database [default: one that tests/services/postgres.sh starts]
   --keep          keep the directories of the runs
   --timeout S     seconds a run may take [default: 3600]
 ";
@@ -56,10 +61,40 @@ pub enum Part {
     Keys,
     /// Time to restart.
     Restart,
+    /// CPU per event from and to Kafka.
+    Kafka,
+    /// Latency of one-row batches from and to Kafka.
+    KafkaLatency,
+    /// Rows a second into PostgreSQL.
+    Postgres,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Events, Self::Nexmark, Self::Latency, Self::SmallBatches, Self::Keys, Self::Restart];
+    const ALL: [Self; 9] = [
+        Self::Events,
+        Self::Nexmark,
+        Self::Latency,
+        Self::SmallBatches,
+        Self::Keys,
+        Self::Restart,
+        Self::Kafka,
+        Self::KafkaLatency,
+        Self::Postgres,
+    ];
+
+    /// All that this program was built with.
+    fn built() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|part| part.feature().is_none_or(|(_, built)| built))
+    }
+
+    /// The feature that it needs, and whether it is there.
+    fn feature(self) -> Option<(&'static str, bool)> {
+        match self {
+            Self::Kafka | Self::KafkaLatency => Some(("kafka", cfg!(feature = "kafka"))),
+            Self::Postgres => Some(("postgres", cfg!(feature = "postgres"))),
+            _ => None,
+        }
+    }
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -70,6 +105,9 @@ impl Part {
             Self::SmallBatches => "small-batches",
             Self::Keys => "keys",
             Self::Restart => "restart",
+            Self::Kafka => "kafka",
+            Self::KafkaLatency => "kafka-latency",
+            Self::Postgres => "postgres",
         }
     }
 }
@@ -93,6 +131,10 @@ pub struct Settings {
     pub trigger: String,
     /// `events` without the engine.
     pub peers_only: bool,
+    /// A broker, where one was named.
+    pub kafka: Option<String>,
+    /// The URL of a database, where one was named.
+    pub postgres: Option<String>,
     /// Keep the directories of runs.
     pub keep: bool,
     /// How long a run may take.
@@ -120,6 +162,8 @@ pub fn parse(words: &[String]) -> Result<Command> {
         only: Vec::new(),
         trigger: "continuous".into(),
         peers_only: false,
+        kafka: None,
+        postgres: None,
         keep: false,
         timeout: Duration::from_secs(3600),
     };
@@ -136,20 +180,27 @@ pub fn parse(words: &[String]) -> Result<Command> {
             "--data" => settings.data = value()?.into(),
             "--runs" => settings.runs = value()?.parse().map_err(|e| format!("--runs: {e}"))?,
             "--only" => settings.only = value()?.split(',').map(|name| name.trim().to_string()).collect(),
+            "--kafka" => settings.kafka = Some(value()?.clone()),
+            "--postgres" => settings.postgres = Some(value()?.clone()),
             "--trigger" => settings.trigger.clone_from(value()?),
             "--timeout" => {
                 settings.timeout = Duration::from_secs(value()?.parse().map_err(|e| format!("--timeout: {e}"))?);
             }
             "machine" => machine_only = true,
-            "all" => settings.parts.extend(Part::ALL),
+            "all" => settings.parts.extend(Part::built()),
             other => match Part::ALL.into_iter().find(|part| part.name() == other) {
-                Some(part) => settings.parts.push(part),
+                Some(part) => match part.feature() {
+                    Some((feature, false)) => {
+                        return Err(format!("'{other}' is not built in: add --features {feature}").into());
+                    }
+                    _ => settings.parts.push(part),
+                },
                 None => return Err(format!("'{other}' is not known here; see --help").into()),
             },
         }
     }
     if settings.parts.is_empty() && !machine_only {
-        settings.parts.extend(Part::ALL);
+        settings.parts.extend(Part::built());
     }
     if settings.runs == 0 {
         settings.runs = settings.sized(5, 3);
@@ -171,7 +222,8 @@ mod tests {
 
     #[test]
     fn without_a_part_all_of_them_are_run() {
-        assert_eq!(settings("--quick").parts, Part::ALL);
+        assert_eq!(settings("--quick").parts, Part::built().collect::<Vec<_>>());
+        assert!(settings("").parts.len() >= 5);
         assert_eq!(settings("").runs, 5);
         assert_eq!(settings("--quick").runs, 3);
     }

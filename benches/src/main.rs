@@ -3,7 +3,7 @@
 //! It generates its data once, describes the machine (its fsync too), runs the engine as a user would, as a
 //! process with a file of SQL, and runs a hand-written program for the same beside it (`peer`). Answers are
 //! compared before a time is believed. It never links the engine's crates, so it cannot measure anything
-//! that a user would not get.
+//! that a user would not get; but for the PostgreSQL sink, whose own share is only seen where nothing else is in the way.
 
 mod answer;
 mod args;
@@ -11,13 +11,19 @@ mod data;
 mod engine;
 mod event_time;
 mod events;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod keys;
 mod latency;
 mod machine;
 mod nexmark;
 mod peer;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
 mod restart;
+#[cfg(any(feature = "kafka", feature = "postgres"))]
+mod service;
 mod small_batches;
 mod stats;
 mod sys;
@@ -97,5 +103,13 @@ fn run_part(part: args::Part, settings: &Settings, engine: &Engine) -> Result<Ve
         args::Part::SmallBatches => small_batches::run(settings, engine),
         args::Part::Keys => keys::run(settings, engine),
         args::Part::Restart => restart::run(settings, engine),
+        #[cfg(feature = "kafka")]
+        args::Part::Kafka => kafka::throughput::run(settings, engine),
+        #[cfg(feature = "kafka")]
+        args::Part::KafkaLatency => kafka::latency::run(settings, engine),
+        #[cfg(feature = "postgres")]
+        args::Part::Postgres => postgres::run(settings),
+        #[cfg(not(all(feature = "kafka", feature = "postgres")))]
+        other => Err(format!("'{}' is not built in", other.name()).into()),
     }
 }

@@ -52,6 +52,24 @@ fn pid_t(pid: u32) -> Result<libc::pid_t> {
     libc::pid_t::try_from(pid).map_err(|e| Error::new(ErrorKind::InvalidInput, e))
 }
 
+/// SIGTERM sets a flag from now on, and does nothing else.
+#[cfg(feature = "kafka")]
+pub fn on_terminate(stop: &std::sync::Arc<std::sync::atomic::AtomicBool>) -> Result<()> {
+    use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+    static FLAG: AtomicPtr<AtomicBool> = AtomicPtr::new(std::ptr::null_mut());
+    extern "C" fn set(_: libc::c_int) {
+        // SAFETY: the pointer is null or to a flag that is never freed.
+        if let Some(flag) = unsafe { FLAG.load(Ordering::Relaxed).as_ref() } {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+    FLAG.store(std::sync::Arc::into_raw(std::sync::Arc::clone(stop)).cast_mut(), Ordering::Relaxed);
+    let handler: extern "C" fn(libc::c_int) = set;
+    // SAFETY: the handler only stores to an atomic.
+    let before = unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) };
+    if before == libc::SIG_ERR { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Sends a signal to a child that was not reaped yet.
 pub fn signal(pid: u32, signal: libc::c_int) -> Result<()> {
     // SAFETY: `kill` takes no pointers.

@@ -1,10 +1,12 @@
-//! The hand-written programs that the engine is measured beside: `peer NAME IN OUT`.
+//! The hand-written programs that the engine is measured beside: `peer NAME IN OUT`, `peer kafka-NAME SERVERS IN OUT`.
 //!
 //! Each is what a good programmer would write for this one question in an afternoon: typed and borrowed
 //! serde_json rows, large buffers, one thread, hashbrown's maps, the same rows out, one fsync at the end. It
 //! knows the question and needs no batches, no state on disk, no recovery. It must never cheat: whatever it
 //! writes is compared with the engine's answer, row by row.
 
+#[cfg(feature = "kafka")]
+mod kafka;
 mod nexmark;
 mod read;
 mod stateless;
@@ -24,6 +26,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// # Errors
 /// An unknown name, or an input that is not what the program was written for.
 pub fn main(words: &[String]) -> Result<()> {
+    #[cfg(feature = "kafka")]
+    if words.first().is_some_and(|name| name.starts_with("kafka-")) {
+        return kafka::main(words);
+    }
     let [name, input, output] = words else { return Err("peer NAME IN OUT".into()) };
     let input = File::open(Path::new(input)).map_err(|e| format!("{input}: {e}"))?;
     let output = File::create(Path::new(output)).map_err(|e| format!("{output}: {e}"))?;

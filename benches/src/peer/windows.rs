@@ -40,21 +40,52 @@ struct AuctionCount<'a> {
 }
 
 pub fn q5(mut bids: Lines<impl Read>, out: &mut impl Write) -> Result<()> {
-    let mut windows = HopCounts::default();
-    let mut watermark = i64::MIN;
+    let mut hops = Hops::default();
     while let Some(bid) = bids.next::<AuctionBid<'_>>()? {
+        hops.take(&bid, out)?;
+    }
+    hops.end(out)
+}
+
+/// q5 while it runs, wherever its bids come from.
+pub struct Hops {
+    windows: HopCounts,
+    watermark: i64,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Self { windows: HopCounts::default(), watermark: i64::MIN }
+    }
+}
+
+impl Hops {
+    /// Takes a bid, and writes the windows that it closes.
+    #[inline]
+    fn take(&mut self, bid: &AuctionBid<'_>, out: &mut impl Write) -> Result<()> {
         let time = time_ms(&bid.date_time)?;
         let pane = time.div_euclid(SLIDE_MS) * SLIDE_MS;
         // The earliest window of a row ends with its pane.
-        if pane + SLIDE_MS > watermark {
-            *windows.panes.entry(pane).or_default().entry(bid.auction).or_insert(0) += 1;
+        if pane + SLIDE_MS > self.watermark {
+            *self.windows.panes.entry(pane).or_default().entry(bid.auction).or_insert(0) += 1;
         }
-        if time - DELAY_MS > watermark {
-            watermark = time - DELAY_MS;
-            windows.close(watermark, out)?;
+        if time - DELAY_MS > self.watermark {
+            self.watermark = time - DELAY_MS;
+            self.windows.close(self.watermark, out)?;
         }
+        Ok(())
     }
-    windows.close(i64::MAX, out)
+
+    /// Takes a bid as JSON.
+    #[cfg(feature = "kafka")]
+    pub fn take_json(&mut self, bid: &[u8], out: &mut impl Write) -> Result<()> {
+        self.take(&serde_json::from_slice(bid)?, out)
+    }
+
+    /// Writes the windows that are still open.
+    pub fn end(&mut self, out: &mut impl Write) -> Result<()> {
+        self.windows.close(i64::MAX, out)
+    }
 }
 
 /// Counts by pane of those that are open, and their sum over the newest closed window.

@@ -1,0 +1,249 @@
+//! Rows a second of the PostgreSQL sink beside a bare COPY of the same rows in the same run, and the time of one-row batches
+//! beside a hand-written INSERT.
+//!
+//! The bare COPY sends bytes that the server itself made, one transaction a batch: it pays for no encoding and keeps no
+//! marker. The sink is called as the loop calls it, with rows that are there.
+
+use std::io::Cursor;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use futures::{SinkExt, TryStreamExt};
+use millstream_core::batch::BatchId;
+use millstream_core::digest::Digest;
+use millstream_core::sink::{Marker, Output, OutputKind, Owner, Permit, Sink};
+use millstream_io::TableSpec;
+use tokio_postgres::{Client, NoTls};
+
+use crate::args::Settings;
+use crate::service::Service;
+use crate::stats::{median, percentile};
+use crate::table::{Table, count};
+use crate::{Result, Verdict};
+
+/// What follows the columns of a table with a key, as the sink creates it.
+const KEY: &str = ", PRIMARY KEY (id)) WITH (fillfactor = 70)";
+
+const COLUMNS: &str = "id bigint NOT NULL, name text, amount numeric(10,2), at timestamp, x double precision";
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("name", DataType::Utf8, true),
+        Field::new("amount", DataType::Decimal128(10, 2), true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), true),
+        Field::new("x", DataType::Float64, true),
+    ]))
+}
+
+fn rows(first: i64, count: i64) -> Result<RecordBatch> {
+    let ids = first..first + count;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids.clone())),
+        Arc::new(StringArray::from_iter_values(ids.clone().map(|n| format!("customer number {n}")))),
+        Arc::new(
+            Decimal128Array::from_iter_values(ids.clone().map(|n| i128::from(n % 1_000_000)))
+                .with_precision_and_scale(10, 2)?,
+        ),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(ids.clone().map(|n| 1_767_225_600_000_000 + n * 1000))),
+        Arc::new(Float64Array::from_iter_values(ids.map(|n| n as f64 / 3.0))),
+    ];
+    Ok(RecordBatch::try_new(schema(), columns)?)
+}
+
+struct Bench {
+    url: String,
+    client: Client,
+    rows: i64,
+    batches: i64,
+}
+
+struct Publisher {
+    sink: Box<dyn Sink>,
+    owner: Owner,
+    last: Option<BatchId>,
+}
+
+impl Publisher {
+    async fn publish(&mut self, batch: RecordBatch) -> Result<Duration> {
+        let n = self.last.unwrap_or_default().next();
+        let output = Output { schema: schema(), kind: OutputKind::Append, batches: vec![batch] };
+        let marker = Marker { owner: self.owner.clone(), batch: n, digest: Digest::of(&output.batches)? };
+        let permit = Permit::unchecked(marker, self.last);
+        let begun = Instant::now();
+        self.sink.publish(&permit, &output).await?;
+        self.last = Some(n);
+        Ok(begun.elapsed())
+    }
+}
+
+impl Bench {
+    async fn table(&self, name: &str, key: &str) -> Result<()> {
+        self.client
+            .batch_execute(&format!("DROP TABLE IF EXISTS {name}; CREATE TABLE {name} ({COLUMNS}{key}; CHECKPOINT"))
+            .await?;
+        Ok(())
+    }
+
+    async fn sink(&self, table: &str, key: &[&str]) -> Result<Publisher> {
+        let options = [("connector", "postgres"), ("url", self.url.as_str()), ("table-name", table)];
+        let spec = TableSpec {
+            name: table.into(),
+            schema: schema(),
+            options: options.into_iter().collect(),
+            partitioned_by: vec![],
+            primary_key: key.iter().map(|k| (*k).to_string()).collect(),
+            base_dir: ".".into(),
+        };
+        let mut sink = millstream_postgres::sink(&spec, "bench", OutputKind::Append, schema())?;
+        self.client.batch_execute("DROP TABLE IF EXISTS millstream_markers").await?;
+        let owner = Owner { query: "bench".into(), incarnation: "bench".into(), epoch: 1 };
+        sink.open(&owner).await?;
+        Ok(Publisher { sink, owner, last: None })
+    }
+
+    /// Rows a second of the sink.
+    async fn published(&self, publisher: &mut Publisher) -> Result<f64> {
+        let mut took = Duration::ZERO;
+        for n in 0..self.batches {
+            took += publisher.publish(rows(n * self.rows, self.rows)?).await?;
+        }
+        Ok((self.rows * self.batches) as f64 / took.as_secs_f64())
+    }
+
+    /// Rows a second of a bare COPY.
+    async fn copied(&self, table: &str, from: &str) -> Result<f64> {
+        let mut took = Duration::ZERO;
+        for n in 0..self.batches {
+            let (first, end) = (n * self.rows, (n + 1) * self.rows);
+            let select = format!(
+                "COPY (SELECT * FROM {from} WHERE id >= {first} AND id < {end} ORDER BY id) TO STDOUT (FORMAT binary)"
+            );
+            let pieces: Vec<_> = self.client.copy_out(&select).await?.try_collect().await?;
+            let bytes = pieces.concat();
+            let begun = Instant::now();
+            let mut sink = pin!(
+                self.client.copy_in::<_, Cursor<Vec<u8>>>(&format!("COPY {table} FROM STDIN (FORMAT binary)")).await?
+            );
+            for piece in bytes.chunks(128 << 10) {
+                sink.send(Cursor::new(piece.to_vec())).await?;
+            }
+            sink.as_mut().finish().await?;
+            took += begun.elapsed();
+        }
+        Ok((self.rows * self.batches) as f64 / took.as_secs_f64())
+    }
+}
+
+/// What the sink makes of a budget: at least half of COPY.
+const SHARE: f64 = 0.5;
+
+/// Measures and prints.
+///
+/// # Errors
+/// Where the database fails.
+pub fn run(settings: &Settings) -> Result<Verdict> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure(settings))
+}
+
+async fn measure(settings: &Settings) -> Result<Verdict> {
+    let url = match &settings.postgres {
+        Some(url) => url.clone(),
+        None => Service::start("postgres.sh", &["start", "bench"], &[])?.said().to_string(),
+    };
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+    tokio::spawn(connection);
+    let bench = Bench { url, client, rows: 65_536, batches: settings.sized(16, 4) };
+    let (mut append, mut copy, mut fresh, mut again, mut copy_key) = Default::default();
+    for _ in 0..settings.runs {
+        bench.run(&mut append, &mut copy, &mut fresh, &mut again, &mut copy_key).await?;
+    }
+    let title = format!(
+        "PostgreSQL sink beside COPY alone: {} batches of {} rows of 5 columns (median of {})",
+        bench.batches, bench.rows, settings.runs
+    );
+    let mut table = Table::new(&title, &["rows/s", "sink", "COPY alone", "share", "least .. most", "share >= 0.5"]);
+    let mut share_row = |name: &str, sink: &[f64], copy: &[f64]| {
+        let shares: Vec<f64> = sink.iter().zip(copy).map(|(sink, copy)| sink / copy.max(1e-9)).collect();
+        let (least, most) = (percentile(&shares, 0.0), percentile(&shares, 1.0));
+        let share = median(&shares);
+        let judged =
+            if share >= SHARE { "met".into() } else { format!("missed by {:.0} %", (1.0 - share / SHARE) * 100.0) };
+        let number = |values: &[f64]| count(median(values) as u64);
+        table.row(vec![
+            name.into(),
+            number(sink),
+            number(copy),
+            format!("{share:.2}"),
+            format!("{least:.2} .. {most:.2}"),
+            judged,
+        ]);
+    };
+    share_row("append", &append, &copy);
+    share_row("upsert of new keys", &fresh, &copy_key);
+    share_row("upsert of known keys", &again, &copy_key);
+    table.print();
+    let mut table = Table::new("PostgreSQL, one-row batches", &["ms", "p50", "p99"]);
+    let times = settings.sized(1000, 200);
+    for (key, name) in [(&[][..], "appended by the sink"), (&["id"][..], "upserted by the sink")] {
+        let [sink, insert] = bench.one_row(key, times).await?;
+        for (name, times) in [(name, sink), ("bare prepared INSERT", insert)] {
+            let ms = |share: f64| format!("{:.2}", percentile(&times, share));
+            table.row(vec![name.into(), ms(0.5), ms(0.99)]);
+        }
+    }
+    table.print();
+    bench
+        .client
+        .batch_execute("DROP TABLE bench_append, bench_copy, bench_upsert, bench_one, millstream_markers")
+        .await?;
+    Ok(Verdict::Right)
+}
+
+impl Bench {
+    /// Each of them once, in the same minutes.
+    async fn run(
+        &self,
+        append: &mut Vec<f64>,
+        copy: &mut Vec<f64>,
+        fresh: &mut Vec<f64>,
+        again: &mut Vec<f64>,
+        copy_key: &mut Vec<f64>,
+    ) -> Result<()> {
+        self.table("bench_append", ")").await?;
+        append.push(self.published(&mut self.sink("bench_append", &[]).await?).await?);
+        self.table("bench_copy", ")").await?;
+        copy.push(self.copied("bench_copy", "bench_append").await?);
+        self.table("bench_upsert", KEY).await?;
+        let mut publisher = self.sink("bench_upsert", &["id"]).await?;
+        fresh.push(self.published(&mut publisher).await?);
+        again.push(self.published(&mut publisher).await?);
+        self.table("bench_copy", KEY).await?;
+        copy_key.push(self.copied("bench_copy", "bench_append").await?);
+        Ok(())
+    }
+
+    /// Milliseconds of one-row batches, and of a hand-written INSERT.
+    async fn one_row(&self, key: &[&str], times: i64) -> Result<[Vec<f64>; 2]> {
+        self.table("bench_one", if key.is_empty() { ")" } else { KEY }).await?;
+        let mut publisher = self.sink("bench_one", key).await?;
+        let mut sink = Vec::new();
+        for n in 0..times {
+            sink.push(publisher.publish(rows(n, 1)?).await?.as_secs_f64() * 1e3);
+        }
+        let statement = self.client.prepare("INSERT INTO bench_one (id, name, x) VALUES ($1, $2, $3)").await?;
+        let mut insert = Vec::new();
+        for n in times..2 * times {
+            let begun = Instant::now();
+            self.client.execute(&statement, &[&n, &format!("customer number {n}"), &0.5f64]).await?;
+            insert.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok([sink, insert])
+    }
+}
