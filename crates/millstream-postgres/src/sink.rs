@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | append, few rows | one statement with the marker's move | 1 |
 //! | append | COPY, then the marker's move | 4 |
+//! | rows of new keys, many | COPY, then the marker's move | 4 |
 //! | append or changelog with a PRIMARY KEY | one statement with the marker's move, or several in a transaction | 1, or one a statement and 2 |
 //!
 //! After an error the connection is dropped: a transaction that was open there ends without effect. Where the answer to
@@ -11,11 +12,11 @@
 //! under way is waited for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::compute::concat_batches;
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
+use arrow::compute::{concat_batches, take_arrays};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::future::join;
@@ -26,7 +27,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::changes::{Changes, last_per_key};
 use crate::connect::Session;
-use crate::copy::{begin, copy};
+use crate::copy::{Copied, Copy, begin, copy};
 use crate::encode::canonical;
 use crate::failure::failed;
 use crate::marker::{MarkerRow, Move};
@@ -37,6 +38,11 @@ use crate::table::{Table, Wanted, value};
 
 /// From how many rows on COPY is faster than one statement, its more round trips included.
 const COPY_FROM_ROWS: u64 = 512;
+
+/// Each statement looks its keys up in the index. The planner would rather read the whole table, once a statement, as long
+/// as it is not much larger than the batch.
+const BY_INDEX: &str =
+    "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
 
 /// Writes to a table of PostgreSQL, exactly once.
 pub struct PostgresSink {
@@ -58,6 +64,34 @@ struct Open {
     /// Commits return before they are durable.
     lazy: bool,
     merge_refused: AtomicBool,
+    news: News,
+}
+
+/// Whether the next batch may be of new keys: after one that was not, fewer and fewer of those that follow are tried.
+#[derive(Debug, Default)]
+struct News {
+    skip: AtomicU32,
+    step: AtomicU32,
+}
+
+impl News {
+    /// Batches at the most that are not tried in a row.
+    const SKIP_MAX: u32 = 64;
+
+    fn is_due(&self) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        self.skip.store(skip.saturating_sub(1), Ordering::Relaxed);
+        skip == 0
+    }
+
+    fn learn(&self, copied: Copied) {
+        let step = match copied {
+            Copied::Known => (2 * self.step.load(Ordering::Relaxed)).clamp(1, Self::SKIP_MAX),
+            Copied::Moved | Copied::NotMoved => 0,
+        };
+        self.step.store(step, Ordering::Relaxed);
+        self.skip.store(step, Ordering::Relaxed);
+    }
 }
 
 impl PostgresSink {
@@ -80,7 +114,7 @@ impl PostgresSink {
                  search_path"
             ))
         })?;
-        let targets = table.check(client, &self.wanted).await?;
+        let (targets, index) = table.check(client, &self.wanted).await?;
         let marker_table = match &self.settings.marker_table {
             Some(name) => name.clone(),
             None => TableName { schema: Some(table.schema_name.clone()), name: crate::marker::TABLE.into() },
@@ -95,9 +129,10 @@ impl PostgresSink {
             at.ok_or_else(|| Error::bug(format!("the key column '{name}' is not written")))
         });
         let key = key.collect::<Result<_>>()?;
-        let writing = Writing { table: table.name, key, merge: can_merge && !self.no_merge, targets };
+        let writing = Writing { table: table.name, key, index, merge: can_merge && !self.no_merge, targets };
         let (timeout, merge_refused) = (self.settings.timeout, AtomicBool::new(false));
-        let open = Open { session, owner: owner.clone(), writing, marker, timeout, lazy, merge_refused };
+        let (owner, news) = (owner.clone(), News::default());
+        let open = Open { session, owner, writing, marker, timeout, lazy, merge_refused, news };
         Ok((open, stored))
     }
 }
@@ -164,7 +199,9 @@ impl Open {
         let moved = if self.writing.key.is_empty() && output.rows() >= COPY_FROM_ROWS {
             let batches = output.batches.iter().map(|batch| self.columns(batch.columns()));
             let batches = batches.collect::<Result<Vec<_>>>()?;
-            copy(client, &self.writing, &batches, (&moving, &self.marker.move_sql()), self.timeout).await?
+            let begin = begin(self.timeout);
+            let rows = Copy { client, writing: &self.writing, batches: &batches, begin, probe: None };
+            copy(rows, (&moving, &self.marker.move_sql())).await? == Copied::Moved
         } else {
             let batch = one_batch(&output.schema, &output.batches)?;
             let (ops, columns) = match kind {
@@ -181,7 +218,10 @@ impl Open {
                 true => Changes { puts: (0..rows).collect(), deletes: vec![] },
                 false => last_per_key(&columns, &self.writing.key, &self.writing.targets, ops, rows)?,
             };
-            self.apply(client, &columns, &changes, &moving).await?
+            match self.copy_new(client, &columns, &changes, &moving).await? {
+                Copied::Known => self.apply(client, &columns, &changes, &moving).await?,
+                copied => copied == Copied::Moved,
+            }
         };
         if !moved {
             self.marker.already_there(client, permit).await?;
@@ -210,6 +250,32 @@ impl Open {
         columns.collect()
     }
 
+    /// Copies rows whose keys seem to be new; those of the table's own keys are not for this.
+    async fn copy_new(
+        &self,
+        client: &Client,
+        columns: &[ArrayRef],
+        changes: &Changes,
+        moving: &Move<'_>,
+    ) -> Result<Copied> {
+        let Changes { puts, deletes } = changes;
+        let Some(index) = self.writing.index else { return Ok(Copied::Known) };
+        if (puts.len() as u64) < COPY_FROM_ROWS || !deletes.is_empty() || !self.news.is_due() {
+            return Ok(Copied::Known);
+        }
+        let probe = Some(Rows::new(&self.writing, columns, changes)?.probe(index)?);
+        let all = columns.first().is_some_and(|column| column.len() == puts.len());
+        let batch = match all && puts.is_sorted() {
+            true => columns.to_vec(),
+            false => take_arrays(columns, &UInt64Array::from_iter_values(puts.iter().map(|row| *row as u64)), None)?,
+        };
+        let begin = begin(self.timeout) + BY_INDEX;
+        let rows = Copy { client, writing: &self.writing, batches: &[batch], begin, probe };
+        let copied = copy(rows, (moving, &self.marker.move_sql())).await?;
+        self.news.learn(copied);
+        Ok(copied)
+    }
+
     /// Stores and deletes by statements; one is a transaction by itself.
     async fn apply(&self, client: &Client, columns: &[ArrayRef], changes: &Changes, moving: &Move<'_>) -> Result<bool> {
         let rows = Rows::new(&self.writing, columns, changes)?;
@@ -219,11 +285,7 @@ impl Open {
             return self.run(client, &current, moving).await;
         }
         let here = || format!("the rows can't be stored in {}", self.writing.table);
-        // Each statement looks its keys up in the index. The planner would rather read the whole table, once a statement,
-        // as long as it is not much larger than the batch.
-        let by_index =
-            "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
-        let begin = begin(self.timeout) + by_index;
+        let begin = begin(self.timeout) + BY_INDEX;
         client.batch_execute(&begin).await.map_err(|e| failed(here(), e))?;
         let mut moved = false;
         for n in 1..=count {

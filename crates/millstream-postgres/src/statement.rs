@@ -38,6 +38,9 @@ const CHUNK_ROWS: usize = 16 << 10;
 /// Values in one statement that takes them one by one; the protocol allows 65,535.
 const CHUNK_VALUES: usize = 8 << 10;
 
+/// Keys that are looked up before rows are copied into a table with a key.
+const PROBED_ROWS: usize = 64;
+
 /// A table and how rows come into it.
 #[derive(Debug)]
 pub(crate) struct Writing {
@@ -46,6 +49,8 @@ pub(crate) struct Writing {
     pub(crate) targets: Vec<Target>,
     /// The places of the key's columns; empty where rows are only added.
     pub(crate) key: Vec<usize>,
+    /// The index over exactly the key; none where rows are only added.
+    pub(crate) index: Option<u32>,
     /// By MERGE rather than by ON CONFLICT.
     pub(crate) merge: bool,
 }
@@ -164,6 +169,21 @@ impl<'a> Rows<'a> {
         Ok(Statement { sql: format!("{with}{last}"), moves, values })
     }
 
+    /// Asks whether the key of one of some rows is in the table, or COPY is not for it: its index is no more, it has rules.
+    ///
+    /// # Errors
+    /// As [`Rows::statement`].
+    pub(crate) fn probe(&self, index: u32) -> Result<Statement> {
+        let puts = &self.changes.puts;
+        let step = puts.len().div_ceil(PROBED_ROWS).max(1);
+        let some: Vec<usize> = puts.iter().step_by(step).copied().collect();
+        let mut values = vec![(Value::new(index.to_be_bytes().to_vec()), Type::OID)];
+        for column in &self.writing.key {
+            self.arrays(*column..*column + 1, &some, &mut values)?;
+        }
+        Ok(Statement { sql: self.writing.probe(), moves: false, values })
+    }
+
     /// These rows of these columns, each column an array.
     fn arrays(&self, columns: Range<usize>, rows: &[usize], values: &mut Vec<(Value, Type)>) -> Result<()> {
         for index in columns {
@@ -269,16 +289,29 @@ impl Writing {
     }
 
     fn delete(&self, first: usize, from: &str) -> String {
+        let (columns, condition) = self.keys(first);
+        format!("DELETE FROM {} AS t USING (SELECT {columns}{from}) AS d WHERE {condition}", self.table)
+    }
+
+    /// The lock that the look takes on the table keeps the index where it is until the transaction ends. COPY passes rules
+    /// by, and is refused where policies guard the rows.
+    fn probe(&self) -> String {
+        let (columns, condition) = self.keys(2);
+        format!(
+            "SELECT EXISTS (SELECT FROM {} AS t, (SELECT {columns}) AS d WHERE {condition}) OR NOT EXISTS (SELECT FROM \
+             pg_catalog.pg_index AS i, pg_catalog.pg_class AS c WHERE i.indexrelid = $1 AND i.indisvalid \
+             AND c.oid = i.indrelid AND NOT c.relhasrules AND NOT c.relrowsecurity)",
+            self.table
+        )
+    }
+
+    /// The keys of the parameters from `first` on as columns k0, k1, .., and that they are the table's.
+    fn keys(&self, first: usize) -> (String, String) {
         let (mut columns, mut conditions) = (Vec::new(), Vec::new());
         for (n, name) in self.key_columns().enumerate() {
             columns.push(format!("unnest(${}) AS k{n}", first + n));
             conditions.push(format!("t.{name} = d.k{n}"));
         }
-        format!(
-            "DELETE FROM {} AS t USING (SELECT {}{from}) AS d WHERE {}",
-            self.table,
-            columns.join(", "),
-            conditions.join(" AND ")
-        )
+        (columns.join(", "), conditions.join(" AND "))
     }
 }

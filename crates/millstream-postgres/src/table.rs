@@ -116,7 +116,7 @@ impl Table {
     ///
     /// # Errors
     /// [`millstream_core::ErrorKind::Config`] that names the column, both types and the remedy.
-    pub(crate) async fn check(&self, client: &Client, wanted: &Wanted) -> Result<Vec<Target>> {
+    pub(crate) async fn check(&self, client: &Client, wanted: &Wanted) -> Result<(Vec<Target>, Option<u32>)> {
         let columns = self.columns(client).await?;
         let targets = wanted.schema.fields().iter().map(|field| self.target(field, wanted, &columns));
         let targets = targets.collect::<Result<Vec<_>>>()?;
@@ -133,10 +133,11 @@ impl Table {
                 )));
             }
         }
-        if !wanted.key.is_empty() {
-            self.check_key(client, wanted, &columns).await?;
-        }
-        Ok(targets)
+        let index = match wanted.key.is_empty() {
+            true => None,
+            false => Some(self.check_key(client, wanted, &columns).await?),
+        };
+        Ok((targets, index))
     }
 
     fn target(&self, field: &Field, wanted: &Wanted, columns: &[Column]) -> Result<Target> {
@@ -257,9 +258,9 @@ impl Table {
     }
 
     /// What ON CONFLICT relies on: a unique index over exactly the key, and the server's equality being ours.
-    async fn check_key(&self, client: &Client, wanted: &Wanted, columns: &[Column]) -> Result<()> {
+    async fn check_key(&self, client: &Client, wanted: &Wanted, columns: &[Column]) -> Result<u32> {
         const SQL: &str = "SELECT array(SELECT a.attname::text FROM pg_catalog.pg_attribute a \
-             WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) \
+             WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])), i.indexrelid \
              FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid \
              AND i.indpred IS NULL AND i.indexprs IS NULL";
         let key: Vec<_> = wanted.key.iter().map(|column| quoted(column)).collect();
@@ -280,7 +281,7 @@ impl Table {
         for row in &rows {
             let columns: Vec<String> = value(row, 0)?;
             if columns.len() == wanted.key.len() && columns.iter().all(|column| wanted.key.contains(column)) {
-                return Ok(());
+                return value(row, 1);
             }
         }
         Err(Error::config(format!(

@@ -165,3 +165,56 @@ async fn a_key_that_somebody_else_adds_at_the_same_time_is_upserted() {
     assert_eq!(error.kind(), ErrorKind::Sink);
     assert!(error.to_string().contains("SQLSTATE 23505"), "{error}");
 }
+
+/// Many rows of these keys, each with a text of its batch.
+fn many(keys: impl Iterator<Item = i64>, batch: &str) -> Vec<ArrayRef> {
+    let keys: Vec<i64> = keys.collect();
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values(keys.iter().map(|key| format!("{batch}{key}"))));
+    vec![ids(keys), text]
+}
+
+#[tokio::test]
+async fn many_rows_of_new_keys_and_of_known_ones_are_upserted_alike() {
+    let database = Database::new().await;
+    database.run("CREATE TABLE t (id bigint PRIMARY KEY, name text, kept text DEFAULT 'kept')").await;
+    let spec = database.spec(columns(), &["id"], &[]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    let total = "SELECT count(*), count(DISTINCT id), string_agg(DISTINCT left(name, 1), ''), count(kept) FROM t";
+    // All new; twice in one batch; all known; new but for one that is not looked up; new ones again and again.
+    sink.publish(many(0..5000, "a")).await.unwrap();
+    assert_eq!(database.rows(total).await, ["5000|5000|a|5000"]);
+    sink.publish(many((5000..8000).chain(5000..8000), "b")).await.unwrap();
+    assert_eq!(database.rows(total).await, ["8000|8000|ab|8000"]);
+    database.run("UPDATE t SET kept = 'mine' WHERE id = 7").await;
+    sink.publish(many(0..8000, "c")).await.unwrap();
+    assert_eq!(database.rows(total).await, ["8000|8000|c|8000"]);
+    assert_eq!(database.rows("SELECT * FROM t WHERE id = 7").await, ["7|c7|mine"]);
+    for batch in 0..6 {
+        let first = 10_000 + batch * 5000;
+        // The third row is known: it is none of those that are looked up.
+        let keys = (first..first + 2).chain([batch]).chain(first + 2..first + 4000);
+        sink.publish(many(keys, "d")).await.unwrap();
+    }
+    assert_eq!(database.rows(total).await, ["32000|32000|cd|32000"]);
+    assert_eq!(database.rows("SELECT count(*) FROM t WHERE id < 8000 AND name LIKE 'd%'").await, ["6"]);
+    assert_eq!(database.rows("SELECT kept FROM t WHERE id = 7").await, ["mine"]);
+}
+
+#[tokio::test]
+async fn rows_of_new_keys_are_not_copied_past_an_index_that_was_dropped_or_past_a_rule() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["id"], &[("sink.create-table", "true")]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    sink.publish(many(0..2000, "a")).await.unwrap();
+    database.run("ALTER TABLE t DROP CONSTRAINT t_pkey").await;
+    // The third row is known, and nothing but the look at the index tells.
+    let keys = (2000..2002).chain([5]).chain(2002..4000);
+    let _ = sink.publish(many(keys, "b")).await;
+    assert_eq!(database.rows("SELECT count(*) FROM t GROUP BY id HAVING count(*) > 1").await, [""; 0]);
+
+    database.run("DROP TABLE t; CREATE TABLE t (id bigint PRIMARY KEY, name text)").await;
+    database.run("CREATE RULE r AS ON INSERT TO t WHERE NEW.id = 2 DO INSTEAD NOTHING").await;
+    let mut sink = open(&spec, OutputKind::Append).await;
+    let published = sink.publish(many(0..2000, "a")).await;
+    assert!(published.is_err() || database.rows("SELECT count(*) FROM t WHERE id = 2").await == ["0"]);
+}
