@@ -7,7 +7,7 @@ fmt:
     cargo fmt --all --check
 
 clippy:
-    cargo clippy --workspace --features millstream-cli/kafka --all-targets -- -D warnings
+    cargo clippy --workspace --features millstream-cli/kafka,millstream-bench/kafka,millstream-bench/postgres --all-targets -- -D warnings
 
 test:
     cargo test --workspace --features millstream-cli/kafka
@@ -36,3 +36,8 @@ law cases="20000":
 bench *ARGS:
     cargo build --release -p millstream-cli
     cargo run --release -p millstream-bench -- {{ARGS}}
+
+# The same for Kafka and PostgreSQL, which are started for it.
+bench-services *ARGS="kafka kafka-latency postgres":
+    cargo build --release -p millstream-cli --features kafka
+    cargo run --release -p millstream-bench --features kafka,postgres -- {{ARGS}}
