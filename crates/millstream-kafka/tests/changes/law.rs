@@ -131,7 +131,7 @@ impl Topics {
         rows.into_iter().map(|(id, (name, n))| (format!("{id} | {name} | {n}"), 1)).collect()
     }
 
-    fn change<'a>(&self, random: &mut Random, rows: &mut BTreeMap<u64, (&'a str, u64)>, to: &Sender, changes: usize) {
+    fn change(&self, random: &mut Random, rows: &mut BTreeMap<u64, (&str, u64)>, to: &Sender, changes: usize) {
         for _ in 0..changes {
             let id = random.below(9);
             let new = (["", "ann", "bob"][random.below(3) as usize], random.below(6));

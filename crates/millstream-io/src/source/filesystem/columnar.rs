@@ -37,8 +37,8 @@ pub(super) enum Numbered {
 
 /// Some of its rows, chunk by chunk.
 pub(super) enum NumberedRows {
-    Parquet(Box<ParquetRows>),
-    Avro(Box<AvroChunks>),
+    Parquet(ParquetRows),
+    Avro(AvroChunks),
 }
 
 impl Numbered {
@@ -58,8 +58,8 @@ impl Numbered {
 
     pub(super) fn read(&self, schema: &SchemaRef, rows: Range<u64>, chunk_rows: usize) -> Result<NumberedRows> {
         Ok(match self {
-            Self::Parquet(file) => NumberedRows::Parquet(Box::new(file.read(schema, rows, chunk_rows)?)),
-            Self::Avro(file) => NumberedRows::Avro(Box::new(file.read(schema, rows, chunk_rows)?)),
+            Self::Parquet(file) => NumberedRows::Parquet(file.read(schema, rows, chunk_rows)?),
+            Self::Avro(file) => NumberedRows::Avro(file.read(schema, rows, chunk_rows)?),
         })
     }
 }
