@@ -96,12 +96,16 @@ pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) ->
     let (plan, uses_clock) = clock::bind(plan, &time)?;
     let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
+    let named = used_tables(&plan)?;
     let plan = rules::optimize(plan, state)?;
     let edge = incremental::rewrite(&plan, emit)?;
     let plan = rules::prune(edge.plan, state)?;
     let bounds = late::bounds(&plan)?;
     let exactness = exactness(&plan, uses_clock)?;
-    let tables = used_tables(&plan)?;
+    let tables = match used_tables(&plan)? {
+        used if used.is_empty() => unread(named),
+        used => used,
+    };
     let mut inputs = vec![];
     for table in tables.values() {
         inputs.push(table.input(bounds.get(&table.table.name).cloned().unwrap_or_default(), state)?);
@@ -165,6 +169,14 @@ impl UsedTable {
     }
 }
 
+/// The tables of a query whose answer needs no row of them (`WHERE FALSE`): they are counted, and it ends when they do.
+fn unread(mut tables: BTreeMap<String, UsedTable>) -> BTreeMap<String, UsedTable> {
+    for used in tables.values_mut() {
+        used.columns = watermark_columns(&used.table).into_iter().collect();
+    }
+    tables
+}
+
 pub(super) fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal> {
     let provider = source_as_provider(&scan.source)?;
     let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>() else {
@@ -180,7 +192,7 @@ pub(super) fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal
 fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusal> {
     let mut tables: BTreeMap<String, UsedTable> = BTreeMap::new();
     let mut failed = None;
-    plan.apply(|node| {
+    plan.apply_with_subqueries(|node| {
         let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
         match stream_table(scan) {
             Err(refusal) => failed = Some(refusal),

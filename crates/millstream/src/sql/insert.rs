@@ -94,8 +94,8 @@ fn null_of(field: &Field, table: &TableSpec, at: &Ident) -> Result<ScalarValue, 
     ScalarValue::try_from(field.data_type()).map_err(|e| SqlError::from_datafusion(&e, &[]))
 }
 
-/// Whether a value can be stored as the other type and mean the same: any number as any other, text as text,
-/// times as times. All else needs a CAST that says so.
+/// Whether a value can be stored as the other type and mean the same: any number as any other, text and
+/// whole numbers as text, times as times. All else needs a CAST that says so.
 fn assignable(from: &DataType, to: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Date32, Dictionary, LargeBinary, LargeUtf8, List, Map, Null, Struct, Time64, Timestamp,
@@ -108,6 +108,8 @@ fn assignable(from: &DataType, to: &DataType) -> bool {
         (Null, _) => true,
         (Dictionary(_, value), _) => assignable(value, to),
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => true,
+        // There is one way to write a whole number.
+        (number, Utf8 | LargeUtf8 | Utf8View) if number.is_integer() => true,
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => true,
         (Timestamp(..) | Date32, Timestamp(..)) => true,
         (Time64(_) | DataType::Time32(_), Time64(_) | DataType::Time32(_)) => true,

@@ -10,6 +10,8 @@ mod declare;
 pub mod diagnostic;
 pub mod functions;
 mod insert;
+mod lateral;
+mod map_access;
 mod names;
 pub mod parser;
 pub mod session_state;
@@ -251,7 +253,11 @@ impl Planner {
 
     fn plan_query(&self, query: &StreamQuery, tokens: &[TokenWithSpan]) -> Result<LogicalPlan, SqlError> {
         let failed = |e: DataFusionError| SqlError::from_datafusion(&e, tokens);
-        let plan = self.names().plan(query.query.as_ref().clone()).map_err(failed)?;
+        let plan = match (self.names().plan(query.query.as_ref().clone()), parser::by_alias(&query.query)) {
+            (Err(_), Some(qualified)) => self.names().plan(qualified).map_err(failed)?,
+            (plan, _) => plan.map_err(failed)?,
+        };
+        let plan = lateral::over_its_table(plan).map_err(failed)?;
         // Types are checked now, while the text is at hand; the plan stays as it is, because what `now()` means
         // must be settled before it is analyzed.
         self.state

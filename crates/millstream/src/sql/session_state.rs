@@ -11,6 +11,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::DataType as SqlType;
 
+use super::map_access::MapAccess;
 use super::set_functions::SetFunctions;
 use super::window_functions::WindowFunctions;
 use super::{functions, parser};
@@ -27,12 +28,14 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = true;
     options.execution.time_zone = Some("UTC".into());
-    let mut state = SessionStateBuilder::new()
+    let mut builder = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
         .with_type_planner(Arc::new(Types))
-        .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions)])
-        .build();
+        .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions)]);
+    // The first that plans an expression has it.
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
+    let mut state = builder.build();
     let bug = |e| millstream_core::Error::bug("a function can't be registered").caused_by(e);
     functions::register(&mut state).map_err(bug)?;
     // It could make a column look like an event time or the end of a window.

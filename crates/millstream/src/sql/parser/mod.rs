@@ -5,11 +5,14 @@
 //! forms it does not know into forms it does, without moving a token. Nothing here looks at a catalog.
 
 mod clauses;
+mod distinct_from;
 mod forms;
 mod group_window;
 mod json_operators;
+mod qualify;
 mod rewrite;
 mod set_operations;
+mod similar;
 mod statement;
 mod table;
 #[cfg(test)]
@@ -24,6 +27,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenize
 
 use super::diagnostic::{SourceText, SqlError};
 pub use forms::expression as rewrite_expression;
+pub use qualify::by_alias;
 pub use set_operations::{EXCEPT_ALL, INTERSECT_ALL};
 pub use types::from_sql_type;
 
