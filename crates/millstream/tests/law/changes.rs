@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use millstream::core::source::Limit;
 use millstream::sql::{BuiltIn, PlannedQuery, Planner};
 
-use crate::model::{Rows, difference};
-use crate::random::Random;
-use crate::stream::{LIMIT, added_up, batch_answer, run};
+use crate::yardstick::{
+    Floats, Interruption, LIMIT, Published, Random, Rows, Run, added_up, batch_answer, difference, ran,
+};
 
 /// `t`: Debezium without a key; `k`: the same with one, told twice and without old rows; `u`: upserts.
 const TABLES: &str = "
@@ -91,7 +91,9 @@ fn history(random: &mut Random, dir: &Path) -> [Rows; 2] {
             std::fs::write(dir.join(folder).join(format!("{file}.ndjson")), text).unwrap();
         }
     }
-    let shown = |id: i64, name: Option<&str>, n: i64| (format!("{id} | {} | {n}", name.unwrap_or("NULL")), 1);
+    let shown = |id: i64, name: Option<&str>, n: i64| {
+        (vec![id.to_string(), name.unwrap_or("NULL").to_string(), n.to_string()], 1)
+    };
     [
         rows.into_iter().map(|(id, (name, n))| shown(id, name, n)).collect(),
         upserts.into_iter().map(|((name, id), n)| shown(id, Some(name), n)).collect(),
@@ -116,24 +118,25 @@ async fn changes_that_were_streamed_add_up_to_the_batch_answer_and_to_the_table_
         let [table, upserts] = history(&mut random, files.path());
         for (number, sql) in QUERIES.iter().enumerate() {
             let (planner, planned) = plan(sql, files.path());
-            let expected = batch_answer(&planner, &planned, false).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+            let expected = batch_answer(&planner, &planned, Floats::Exactly).await;
+            let expected = expected.unwrap_or_else(|e| panic!("{sql}: {e}"));
             if let Some(made) = [&table, &table, &upserts].get(number) {
                 assert_eq!(difference(made, &expected), None, "seed {seed}: {sql} in batch");
             }
             let state = tempfile::tempdir().unwrap();
-            let collected = Arc::new(Mutex::new(vec![]));
+            let published = Published::default();
             let rows = *random.pick(&[1, 2, 7, LIMIT.rows]);
             let limit = Limit { rows, ..LIMIT };
-            let stop_after = random.one_in(2).then(|| random.below(12));
-            if stop_after.is_some() {
-                let stopped = run(&planner, &planned, state.path(), limit, stop_after, &collected).await;
-                stopped.unwrap_or_else(|e| panic!("seed {seed}, {rows} rows: {sql}: {e}"));
+            let stop = random.one_in(2).then(|| Interruption::Stop { batches: random.below(12) });
+            for interruption in stop.map(Some).into_iter().chain([None]) {
+                let (planner, planned) = plan(sql, files.path());
+                let mut run = Run::new(&planner, &planned, state.path(), &published);
+                run.config.limit = limit;
+                let ended = ran(&run, interruption).await;
+                ended.unwrap_or_else(|e| panic!("seed {seed}, {rows} rows, {stop:?}: {sql}: {e}"));
             }
-            let (planner, planned) = plan(sql, files.path());
-            let ended = run(&planner, &planned, state.path(), limit, None, &collected).await;
-            ended.unwrap_or_else(|e| panic!("seed {seed}, {rows} rows, stop {stop_after:?}: {sql}: {e}"));
-            let found = added_up(&collected, false).unwrap();
-            assert_eq!(difference(&expected, &found), None, "seed {seed}, {rows} rows, stop {stop_after:?}: {sql}");
+            let found = added_up(&published, Floats::Exactly).unwrap();
+            assert_eq!(difference(&expected, &found), None, "seed {seed}, {rows} rows, {stop:?}: {sql}");
         }
     }
 }
@@ -145,7 +148,7 @@ async fn a_row_that_goes_before_it_came_has_no_answer_in_batch() {
     let stray = r#"{"before":{"id":77,"name":"eve","n":1},"op":"d"}"#;
     std::fs::write(files.path().join("whole/d.ndjson"), stray).unwrap();
     let (planner, planned) = plan("SELECT id, name FROM t", files.path());
-    let error = batch_answer(&planner, &planned, false).await.unwrap_err().to_string();
+    let error = batch_answer(&planner, &planned, Floats::Exactly).await.unwrap_err().to_string();
     assert!(error.contains("(77, eve) was taken away once more often than it came"), "{error}");
     assert!(error.contains("PRIMARY KEY"), "{error}");
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use millstream::core::batch::{PartitionId, Place, Position, Positions, Range};
 use millstream::core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable};
 
-use crate::random::Random;
+use crate::yardstick::Random;
 
 /// The columns of every generated table.
 #[derive(Clone, Debug, PartialEq)]

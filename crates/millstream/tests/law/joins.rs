@@ -1,7 +1,7 @@
 //! Generated joins: of every kind, over rows and over results that change, with and without time.
 
 use crate::queries::{Late, Query, Window};
-use crate::random::Random;
+use crate::yardstick::Random;
 
 const KINDS: [&str; 4] = ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"];
 

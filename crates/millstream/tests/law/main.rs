@@ -2,8 +2,8 @@
 //! DataFusion answers in batch over the same rows.
 //!
 //! Rows, queries and cuts are generated from a seed; now and then the query is stopped and continued from its
-//! checkpoint. Which rows are late says a model of its own. A failing case is made smaller before it is shown;
-//! `MILLSTREAM_LAW_SEED=n` runs that one again, `MILLSTREAM_LAW_CASES=n` runs more.
+//! checkpoint. Which rows are late says a model of its own. A failing case is made smaller and shown as an `.slt`
+//! file, which runs as it is below `tests/slt`; `MILLSTREAM_LAW_SEED=n` runs that one again, `MILLSTREAM_LAW_CASES=n` runs more.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -13,12 +13,15 @@ mod joins;
 mod model;
 mod nexmark;
 mod queries;
-mod random;
+mod slt;
 mod stream;
+#[allow(dead_code, unused_imports, reason = "each test that shares it needs some of it")]
+#[path = "../yardstick/mod.rs"]
+mod yardstick;
 
 use data::Row;
 use queries::{Late, Query};
-use random::Random;
+use yardstick::Random;
 
 /// Everything that a case is made of.
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ impl Case {
         match stream::streamed(self).await {
             Err(error) => Some(format!("the stream failed: {error}")),
             Ok(answer) if answer.late != late => Some(format!("{} rows were late, the model says {late}", answer.late)),
-            Ok(answer) => model::difference(&expected, &answer.rows),
+            Ok(answer) => yardstick::difference(&expected, &answer.rows),
         }
     }
 
@@ -121,21 +124,28 @@ async fn hold(query: impl Fn(&mut Random) -> Query, cases: u64) {
         failures += 1;
         let case = case.shrunk().await;
         let why = case.broken().await.unwrap_or_else(|| "it no longer fails".to_string());
-        eprintln!(
-            "seed {} breaks the law: {}\n  cut {:?}, restart {:?}",
-            case.seed, case.query.sql, case.rows_max, case.restart_after
-        );
-        for (table, partitions) in [("t", &case.partitions), ("u", &case.others)] {
-            for (i, rows) in partitions.iter().enumerate() {
-                rows.iter().for_each(|row| eprintln!("  {table} p{i} {row:?}"));
-            }
-        }
+        eprintln!("seed {} breaks the law:\n\n{}", case.seed, slt::file(&case).await);
         eprintln!("{why}\n");
         if failures == 10 {
             break;
         }
     }
     assert_eq!(failures, 0, "of {cases} cases; {batches} held");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_case_that_is_written_down_as_an_slt_file_holds_there_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in 0..24 {
+        let case = match seed % 2 {
+            0 => Case::random(seed, Query::random),
+            _ => Case::random(seed, joins::random),
+        };
+        let (path, text) = (dir.path().join(format!("{seed}.slt")), slt::file(&case).await);
+        std::fs::write(&path, &text).unwrap();
+        let held = tokio::task::spawn_blocking(move || yardstick::slt::held(&path, seed)).await.unwrap();
+        held.unwrap_or_else(|wrong| panic!("{text}\n{wrong}"));
+    }
 }
 
 #[tokio::test]
@@ -157,7 +167,7 @@ async fn dedup_is_what_lag_says_of_the_last_row_of_a_key() {
                 let partitions = partitions.clone();
                 async move { stream::in_batch(&query, [&partitions, &[]]).await.unwrap() }
             };
-            let difference = model::difference(&answer(lag).await, &answer(dedup).await);
+            let difference = yardstick::difference(&answer(lag).await, &answer(dedup).await);
             assert_eq!(difference, None, "keys {keys}, {seconds} s, seed {seed}");
         }
     }

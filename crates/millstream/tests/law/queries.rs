@@ -3,7 +3,7 @@
 #[path = "ranking.rs"]
 mod ranking;
 
-use crate::random::Random;
+use crate::yardstick::Random;
 
 /// A query over the table `t` and, where there are two, `u`.
 #[derive(Clone, Debug)]

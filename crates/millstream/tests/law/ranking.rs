@@ -4,7 +4,7 @@
 //! selected.
 
 use super::{Late, PREDICATES, Query, Window};
-use crate::random::Random;
+use crate::yardstick::Random;
 
 /// The rows of `t` that the queries select, and an order of them that leaves nothing open.
 const COLUMNS: &str = "k, n, d, b, ts";
