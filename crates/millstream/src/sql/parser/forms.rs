@@ -9,15 +9,15 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
-    ExactNumberInfo, Expr, Fetch, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Ident, JsonNullClause, LimitClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select,
-    Spanned, TableFactor, TimezoneInfo, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+    ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, Ident, JsonNullClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select, Spanned,
+    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::clauses::IS_JSON;
 use super::json_operators::{bind, is_json_operator, nothing};
-use super::rewrite::name_fields_of_rows;
+use super::rewrite::{fetch_as_limit, name_fields_of_rows, unnest_of};
 use super::{distinct_from, group_window, set_operations, similar};
 use crate::sql::diagnostic::SqlError;
 
@@ -114,36 +114,6 @@ impl VisitorMut for Forms {
     }
 }
 
-/// `LATERAL UNNEST(..)`, which the parser takes for a function, is `UNNEST(..)`: that sees the tables before it too.
-fn unnest_of(table: &TableFactor) -> Option<TableFactor> {
-    let TableFactor::Function { name, args, alias, with_ordinality, .. } = table else { return None };
-    let arrays = args.iter().map(|arg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)) => Some(array.clone()),
-        _ => None,
-    });
-    let array_exprs = arrays.collect::<Option<Vec<_>>>()?;
-    name.to_string().eq_ignore_ascii_case("UNNEST").then(|| TableFactor::UNNEST {
-        alias: alias.clone(),
-        array_exprs,
-        with_offset: false,
-        with_offset_alias: None,
-        with_ordinality: *with_ordinality,
-    })
-}
-
-/// `FETCH FIRST n ROWS ONLY` is LIMIT. With PERCENT or TIES it is left for DataFusion to refuse.
-fn fetch_as_limit(query: &mut Query) {
-    let Some(Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
-    let one = || Expr::Value(Value::Number("1".to_string(), false).with_empty_span());
-    let first = Some(quantity.clone().unwrap_or_else(one));
-    match &mut query.limit_clause {
-        None => query.limit_clause = Some(LimitClause::LimitOffset { limit: first, offset: None, limit_by: vec![] }),
-        Some(LimitClause::LimitOffset { limit, .. }) if limit.is_none() => *limit = first,
-        Some(_) => return,
-    }
-    query.fetch = None;
-}
-
 fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
     let span = expr.span();
     Ok(match expr {
@@ -160,7 +130,7 @@ fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
             Some(negated_if(*negated, call))
         }
         Expr::SimilarTo { negated, expr, pattern, escape_char } => {
-            let pattern = similar_pattern(pattern, escape_char.as_ref()).ok_or_else(|| no_pattern(span))?;
+            let pattern = similar::constant(pattern, escape_char.as_ref(), span)?;
             Some(negated_if(*negated, call("regexp_like", span, vec![take(expr), text(&pattern)])))
         }
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(unit) } if *unit != DateTimeField::NoDateTime => {
@@ -172,26 +142,6 @@ fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
         Expr::Substring { substring_from: Some(from), .. } if is_negative(from) => return Err(from_the_end(span)),
         _ => None,
     })
-}
-
-/// The regular expression of SIMILAR TO's pattern and escape character, where both are constant texts.
-fn similar_pattern(pattern: &Expr, escape: Option<&ValueWithSpan>) -> Option<String> {
-    let constant = |value: &Value| match value {
-        Value::SingleQuotedString(text) => Some(text.clone()),
-        _ => None,
-    };
-    let Expr::Value(pattern) = pattern else { return None };
-    let escape = escape.map_or(Some("\\".to_string()), |e| constant(&e.value))?;
-    let mut characters = escape.chars();
-    let (escape, None) = (characters.next()?, characters.next()) else { return None };
-    Some(similar::regular_expression(&constant(&pattern.value)?, escape))
-}
-
-fn no_pattern(span: Span) -> SqlError {
-    SqlError::new(
-        span,
-        "the pattern of SIMILAR TO is a constant text, and its ESCAPE one character: use RLIKE for others",
-    )
 }
 
 fn take(expr: &mut Expr) -> Expr {

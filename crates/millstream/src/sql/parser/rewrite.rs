@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, SelectItem, TableFactor,
+    Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, ObjectName, Query, Select,
+    SelectItem, TableFactor, Value,
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
@@ -83,6 +84,36 @@ pub fn refuse_unsupported(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
         }
     }
     Ok(())
+}
+
+/// `LATERAL UNNEST(..)`, which the parser takes for a function, is `UNNEST(..)`: that sees the tables before it too.
+pub fn unnest_of(table: &TableFactor) -> Option<TableFactor> {
+    let TableFactor::Function { name, args, alias, with_ordinality, .. } = table else { return None };
+    let arrays = args.iter().map(|arg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)) => Some(array.clone()),
+        _ => None,
+    });
+    let array_exprs = arrays.collect::<Option<Vec<_>>>()?;
+    name.to_string().eq_ignore_ascii_case("UNNEST").then(|| TableFactor::UNNEST {
+        alias: alias.clone(),
+        array_exprs,
+        with_offset: false,
+        with_offset_alias: None,
+        with_ordinality: *with_ordinality,
+    })
+}
+
+/// `FETCH FIRST n ROWS ONLY` is LIMIT. With PERCENT or TIES it is left for DataFusion to refuse.
+pub fn fetch_as_limit(query: &mut Query) {
+    let Some(Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
+    let one = || Expr::Value(Value::Number("1".to_string(), false).with_empty_span());
+    let first = Some(quantity.clone().unwrap_or_else(one));
+    match &mut query.limit_clause {
+        None => query.limit_clause = Some(LimitClause::LimitOffset { limit: first, offset: None, limit_by: vec![] }),
+        Some(LimitClause::LimitOffset { limit, .. }) if limit.is_none() => *limit = first,
+        Some(_) => return,
+    }
+    query.fetch = None;
 }
 
 /// `SELECT person.name` over a column `person` of type ROW is called `name`, as in Flink; DataFusion would call

@@ -4,8 +4,33 @@
 //! pattern matches the whole text, `%` is anything, `_` any character, and what the standard gives no meaning stands
 //! for itself.
 
-/// The regular expression of a pattern.
-pub fn regular_expression(pattern: &str, escape: char) -> String {
+use datafusion::sql::sqlparser::ast::{Expr, Value, ValueWithSpan};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::sql::diagnostic::SqlError;
+
+/// The regular expression of a pattern with its escape character.
+///
+/// # Errors
+/// Where one of them is not a constant text.
+pub fn constant(pattern: &Expr, escape: Option<&ValueWithSpan>, at: Span) -> Result<String, SqlError> {
+    let refused = "the pattern of SIMILAR TO is a constant text, and its ESCAPE one character: use RLIKE for others";
+    expression(pattern, escape).ok_or_else(|| SqlError::new(at, refused))
+}
+
+fn expression(pattern: &Expr, escape: Option<&ValueWithSpan>) -> Option<String> {
+    let text = |value: &Value| match value {
+        Value::SingleQuotedString(text) => Some(text.clone()),
+        _ => None,
+    };
+    let Expr::Value(pattern) = pattern else { return None };
+    let escape = escape.map_or(Some("\\".to_string()), |e| text(&e.value))?;
+    let mut characters = escape.chars();
+    let (escape, None) = (characters.next()?, characters.next()) else { return None };
+    Some(regular_expression(&text(&pattern.value)?, escape))
+}
+
+fn regular_expression(pattern: &str, escape: char) -> String {
     let mut regex = String::from("^(?:");
     let mut in_class = false;
     let mut characters = pattern.chars();
