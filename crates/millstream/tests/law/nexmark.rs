@@ -188,9 +188,9 @@ const OTHERS: [(&str, &str); 17] = [
         "SELECT auction, SPLIT_INDEX(url, '/', 3) AS dir1, SPLIT_INDEX(url, '/', 4) AS dir2, SPLIT_INDEX(url, '/', 5) AS dir3 FROM bid",
     ),
     (
-        "who bids, and what is sold by those who are near",
-        "SELECT b.bidder, p.name, a.id, b.price FROM bid b JOIN person p ON p.id = b.bidder JOIN auction a ON MOD(a.seller, 50) = MOD(p.id, 50)
-         WHERE b.price > 5000000",
+        "who bids, and what they sell themselves",
+        "SELECT b.bidder, b.price, p.name, a.id FROM bid b LEFT JOIN person p ON p.id = b.bidder
+         LEFT JOIN auction a ON a.seller = b.bidder AND a.category = 10 WHERE b.price > 5000000",
     ),
 ];
 
