@@ -19,9 +19,38 @@ pub struct Task<'a> {
     pub timeline: &'a Timeline,
     /// Rows of the batch that are left out because an expression fails on them: they count as rejected.
     pub left_out: &'a [Dropped],
-    /// Run over only the first so many rows that are used, in log order; for finding the row that makes an
-    /// expression fail. The outcome is then never installed.
-    pub take: Option<u64>,
+    /// Run only so much of it, for finding the row that makes an expression fail. The outcome is then never installed.
+    pub probe: Option<Probe>,
+}
+
+impl Task<'_> {
+    /// How many of the rows that are used are run over.
+    pub fn rows(&self) -> u64 {
+        self.probe.map_or(u64::MAX, |probe| probe.rows)
+    }
+
+    /// Whether the event time is what it was before the batch.
+    pub fn time_stands(&self) -> bool {
+        self.probe.is_some_and(|probe| probe.time == ProbeTime::Before)
+    }
+}
+
+/// A part of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The first so many rows that are used, in log order.
+    pub rows: u64,
+    /// The event time that they meet.
+    pub time: ProbeTime,
+}
+
+/// The event time of a [`Probe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeTime {
+    /// That of the intent: no window closes, so that only the rows themselves can fail.
+    Before,
+    /// That after the whole batch, however few of its rows are run over: all that it closes closes.
+    After,
 }
 
 /// What a run gave.
@@ -52,7 +81,7 @@ pub struct UsedRow {
 /// that fails, or whose future is dropped, leaves the state as it was; `discard` is called before the next.
 ///
 /// **Errors.** [`crate::ErrorKind::Row`] where an expression fails on a row: the loop then finds the row by
-/// running prefixes of the batch ([`Task::take`]) and asks for it with `used_row`.
+/// running prefixes of the batch ([`Task::probe`]) and asks for it with `used_row`.
 #[async_trait]
 pub trait Runner: Send {
     /// Runs a batch.

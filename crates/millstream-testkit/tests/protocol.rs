@@ -13,7 +13,7 @@ use millstream_core::runner::{Outcome, Runner, Task, UsedRow};
 use millstream_core::sink::Guarantee;
 use millstream_core::source::Limit;
 use millstream_core::{ErrorKind, Result};
-use millstream_testkit::memory::{Event, MemoryRunner, POISON, SinkFaults, SourceStore};
+use millstream_testkit::memory::{Event, MemoryRunner, POISON, SPOILT, SinkFaults, SourceStore};
 use millstream_testkit::sim::schedule::{Life, Scenario, scenario, simulate};
 use millstream_testkit::sim::{Fate, SimDisk};
 
@@ -134,6 +134,50 @@ fn a_query_that_stops_on_errors_names_the_row_and_publishes_nothing_of_its_batch
         assert_eq!(error.kind(), ErrorKind::Row);
         assert!(error.to_string().contains("source \"s\", p, row 1, offset 1: the value is poison"), "{error}");
         assert!(life.sink.rows().is_empty());
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_result_that_fails_when_its_window_closes_stops_the_query_and_no_other_row_is_left_out_for_it() {
+    // The window of the fourth row closes with the seventh, whose own and later rows are innocent.
+    let at = [0, 1, 2, 12, 13, 19, 25, 26, 31, 55];
+    for cut in 1..=at.len() as u64 {
+        simulate(async {
+            let event = |(n, ts): (usize, &i64)| Event::row(*ts, "k", if n == 3 { SPOILT } else { 1 });
+            let events: Vec<_> = at.iter().enumerate().map(event).collect();
+            let mut life = life(of(SourceStore::bounded([("p".into(), events)]), cut));
+            match life.run().await {
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Query, "cut by {cut}");
+                    assert!(error.to_string().contains("fails on a result"), "cut by {cut}: {error}");
+                    let dropped = read_dropped(&*life.disk(&life.world.boot()), &life.dir(), BatchId(0))?;
+                    assert!(dropped.is_empty(), "cut by {cut}: {dropped:?}");
+                }
+                // The row and what closes its window are in one batch.
+                Ok(_) => {
+                    let answer = life.answer()?;
+                    let left_out: Vec<_> = answer.dropped.iter().map(|d| (d.place.row, d.reason.as_str())).collect();
+                    assert_eq!(left_out, [(3, "the sum is spoilt")], "cut by {cut}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_row_that_fails_by_itself_is_found_beside_results_that_only_a_part_of_the_batch_spoils() {
+    simulate(async {
+        let mut events: Vec<_> = (0..30).map(|n| Event::row(n, "k", 1)).collect();
+        (events[4], events[8]) = (Event::row(4, "k", SPOILT), Event::row(8, "k", POISON));
+        let mut life = life(of(SourceStore::bounded([("p".into(), events)]), 64));
+        life.run().await?;
+        let answer = life.answer()?;
+        let left_out: Vec<_> = answer.dropped.iter().map(|d| (d.place.row, d.reason.as_str())).collect();
+        assert_eq!(left_out, [(4, "the sum is spoilt"), (8, "the value is poison")]);
         Ok(())
     })
     .unwrap();

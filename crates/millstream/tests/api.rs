@@ -17,6 +17,9 @@ use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::logical_expr::{Accumulator, ColumnarValue, ScalarUDF, Volatility, create_udaf, create_udf};
 use futures::StreamExt;
 use memory::{MemorySink, MemoryTable, Rows, Stored};
+use millstream::core::batch::BatchId;
+use millstream::core::disk::RealDisk;
+use millstream::core::log::read_dropped;
 use millstream::prelude::*;
 
 const SECOND_MS: i64 = 1000;
@@ -303,6 +306,40 @@ async fn a_row_beyond_the_watermark_of_a_frame_is_late_and_counted() {
     let status = writer.max_batch_rows(8).start().await.unwrap().wait().await.unwrap();
     let totals = status.progress.unwrap().totals.clone();
     assert_eq!((totals[0].read, totals[0].used, totals[0].late), (41, 40, 1));
+}
+
+#[tokio::test]
+async fn a_quotient_of_sums_that_fails_as_its_window_closes_stops_the_stream_and_rejects_no_innocent_row() {
+    let at = [0, 15, 16, 17, 18, 31].map(|s| s * SECOND_MS);
+    for cut in 1..=at.len() as u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session::new().unwrap();
+        let rows = at.iter().map(|at| (*at, "user".to_string(), i64::from(*at > 0))).collect();
+        let table = Arc::new(MemoryTable::bounded(&Rows::of(rows)));
+        session.register_source("clicks", table, Some(("at", Duration::ZERO))).unwrap();
+        let quotients = session.sql(
+            "SELECT window_end, sum(n) / sum(n) AS q FROM TUMBLE(clicks, at, INTERVAL '10' SECOND)
+             GROUP BY window_start, window_end",
+        );
+        let stored = Stored::default();
+        let writer = quotients.unwrap().write_stream().sink(Box::new(MemorySink::new(&stored)));
+        let stream = writer.state_dir(dir.path()).query_name("q").max_batch_rows(cut).start().await.unwrap();
+        let done = stream.wait().await;
+        let dropped = read_dropped(&RealDisk, &dir.path().join("q/log"), BatchId(0)).unwrap();
+        let places: Vec<_> = dropped.iter().map(|(_, row)| row.place.row).collect();
+        match done {
+            // The row that makes the quotient fail was taken in with an earlier batch.
+            Err(error) => {
+                assert!(cut == 1, "cut by {cut}: {error}");
+                assert!(error.to_string().contains("fails on a result"), "cut by {cut}: {error}");
+                assert!(places.is_empty(), "cut by {cut}: {dropped:?}");
+            }
+            Ok(_) => {
+                assert_eq!(places, [0], "cut by {cut}: {dropped:?}");
+                assert_eq!(text(&stored.rows()).len(), 2, "cut by {cut}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

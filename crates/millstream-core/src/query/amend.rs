@@ -3,11 +3,17 @@
 //! A batch whose run fails with [`ErrorKind::Row`] is run over prefixes of its used rows until the shortest one that
 //! fails is known; its last row is the one. The rows found are recorded durably (AMEND) before anything of the batch
 //! is published, so that it is the same batch whenever it is run again.
+//!
+//! The prefixes are run without letting the event time move, so that no half-filled window closes and takes the blame.
+//! Only where all rows pass like that, and it is what closes that fails, the event time is that after the batch, for
+//! every prefix: were it the prefix's own, the row that moves it would be blamed for what others left in a window. What
+//! fails then without a single row of the batch is a result of rows that were taken in before: no row is left out for
+//! it, the query stops.
 
 use crate::batch::{Amend, Dropped, Intent};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::runner::{Outcome, Task};
+use crate::runner::{Outcome, Probe, ProbeTime, Task};
 
 use super::config::OnError;
 use super::retry::Pauses;
@@ -18,7 +24,7 @@ impl Run {
     pub(super) async fn run_amended(&mut self, intent: &Intent, left_out: Vec<Dropped>) -> Result<Ran> {
         let known = left_out.len();
         let mut left_out = left_out;
-        // So many used rows are known not to fail.
+        // So many used rows are known not to fail by themselves.
         let mut good = 0;
         let mut outcome = loop {
             match self.attempt(intent, &left_out, None).await {
@@ -41,11 +47,11 @@ impl Run {
         Ok(Ran { outcome, digest })
     }
 
-    /// Runs a batch, or the first so many of its used rows, as often as it takes. An error leaves nothing staged.
-    async fn attempt(&mut self, intent: &Intent, left_out: &[Dropped], take: Option<u64>) -> Result<Outcome> {
+    /// Runs a batch, or a part of it, as often as it takes. An error leaves nothing staged.
+    async fn attempt(&mut self, intent: &Intent, left_out: &[Dropped], probe: Option<Probe>) -> Result<Outcome> {
         let mut pauses = Pauses::default();
         loop {
-            let task = Task { intent, timeline: &self.known.timeline, left_out, take };
+            let task = Task { intent, timeline: &self.known.timeline, left_out, probe };
             let error = match self.runner.run(task).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
@@ -58,7 +64,7 @@ impl Run {
         }
     }
 
-    /// The last row of the shortest prefix that fails, and why it does.
+    /// The row to leave out, and why: of those that fail by themselves, or else of those whose results fail.
     async fn find_poison(
         &mut self,
         intent: &Intent,
@@ -66,38 +72,67 @@ impl Run {
         good: &mut u64,
         whole: Error,
     ) -> Result<(Dropped, String)> {
-        let (mut bad, mut step, mut reason) = (None, 1, whole.to_string());
+        if let Some(failed) = self.fails(intent, left_out, Probe { rows: u64::MAX, time: ProbeTime::Before }).await? {
+            return self.shortest(intent, left_out, Search { good, time: ProbeTime::Before, failed }).await;
+        }
+        if self.fails(intent, left_out, Probe { rows: 0, time: ProbeTime::After }).await?.is_some() {
+            return Err(Error::query(format!(
+                "batch {}: an expression fails, but on no row of the batch: it fails on a result of rows that were taken \
+                 in before. Guard it in the query (NULLIF, TRY_CAST, CASE)",
+                intent.batch
+            ))
+            .caused_by(whole));
+        }
+        let search = Search { good: &mut 0, time: ProbeTime::After, failed: whole.to_string() };
+        self.shortest(intent, left_out, search).await
+    }
+
+    /// The last row of the shortest prefix that fails, and why it does.
+    async fn shortest(
+        &mut self,
+        intent: &Intent,
+        left_out: &[Dropped],
+        search: Search<'_>,
+    ) -> Result<(Dropped, String)> {
+        let Search { good, time, failed: mut reason } = search;
+        let (mut bad, mut step) = (None, 1u64);
         loop {
-            let next = match bad {
-                None => *good + step,
+            let rows = match bad {
+                // Past the last row at the latest after 64 steps: all of them are known to fail.
+                None => good.saturating_add(step),
                 Some(bad) if bad - *good > 1 => *good + (bad - *good) / 2,
                 Some(bad) => return Ok((self.used_row(intent, left_out, bad - 1).await?, reason)),
             };
-            match self.attempt(intent, left_out, Some(next)).await {
-                Ok(outcome) => {
-                    self.runner.discard();
-                    if outcome.account.iter().map(|a| a.used).sum::<u64>() < next && bad.is_none() {
-                        return Err(Error::query(format!(
-                            "batch {}: an expression fails, but on no row of the input: it fails on a result. Guard it in \
-                             the query (NULLIF, TRY_CAST, CASE)",
-                            intent.batch
-                        ))
-                        .caused_by(whole));
-                    }
-                    *good = next;
-                    step *= 2;
+            match self.fails(intent, left_out, Probe { rows, time }).await? {
+                Some(failed) => (bad, reason) = (Some(rows), failed),
+                None if rows == u64::MAX => {
+                    return Err(Error::bug(format!(
+                        "batch {}: an expression fails ({reason}), and doesn't when the batch is run again",
+                        intent.batch
+                    )));
                 }
-                Err(error) if error.kind() == ErrorKind::Row => {
-                    bad = Some(next);
-                    reason = error.to_string();
+                None => {
+                    *good = rows;
+                    step = step.saturating_mul(2);
                 }
-                Err(error) => return Err(error),
             }
         }
     }
 
+    /// Why a part of a batch fails, if it does.
+    async fn fails(&mut self, intent: &Intent, left_out: &[Dropped], probe: Probe) -> Result<Option<String>> {
+        match self.attempt(intent, left_out, Some(probe)).await {
+            Ok(_) => {
+                self.runner.discard();
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::Row => Ok(Some(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn used_row(&mut self, intent: &Intent, left_out: &[Dropped], n: u64) -> Result<Dropped> {
-        let task = Task { intent, timeline: &self.known.timeline, left_out, take: None };
+        let task = Task { intent, timeline: &self.known.timeline, left_out, probe: None };
         let row = self.runner.used_row(task, n).await;
         self.runner.discard();
         let missing =
@@ -123,4 +158,13 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// What is known of a batch in which the shortest prefix that fails is looked for.
+struct Search<'a> {
+    /// So many rows are known not to fail.
+    good: &'a mut u64,
+    time: ProbeTime,
+    /// Why all of them do.
+    failed: String,
 }

@@ -6,7 +6,7 @@ use millstream_core::batch::{BatchId, Dropped, Intent};
 use millstream_core::digest::Digest;
 use millstream_core::query::QuerySource;
 use millstream_core::query::intend::{Offered, SourcePositions, advance, intend, share, worth_running};
-use millstream_core::runner::{Outcome, Runner, Task};
+use millstream_core::runner::{Outcome, Probe, ProbeTime, Runner, Task};
 use millstream_core::source::Limit;
 use millstream_core::watermark::Timeline;
 use millstream_core::{ErrorKind, Result};
@@ -138,7 +138,7 @@ async fn uninterrupted(case: RunnerCase<Box<dyn Runner>>, limit: Limit) -> Resul
         if !worth_running(&intent, &timeline) {
             break;
         }
-        let outcome = runner.run(Task { intent: &intent, timeline: &timeline, left_out: &[], take: None }).await?;
+        let outcome = runner.run(Task { intent: &intent, timeline: &timeline, left_out: &[], probe: None }).await?;
         runner.install();
         let before = timeline.clone();
         timeline.advance(&intent, &outcome.watermarks);
@@ -177,7 +177,7 @@ fn answer(intent: &Intent, outcome: Outcome) -> Result<Answer> {
 }
 
 fn task(step: &Step) -> Task<'_> {
-    Task { intent: &step.intent, timeline: &step.before, left_out: &[], take: None }
+    Task { intent: &step.intent, timeline: &step.before, left_out: &[], probe: None }
 }
 
 /// Runs a step, and compares.
@@ -212,11 +212,16 @@ async fn replay_with_disturbances(case: RunnerCase<Box<dyn Runner>>, steps: &[St
 
 async fn prefixes(runner: &mut dyn Runner, step: &Step) -> Result<()> {
     let used: u64 = step.answer.account.iter().map(|a| a.used).sum();
-    for take in [0, used / 2, used] {
-        let outcome = runner.run(Task { take: Some(take), ..task(step) }).await?;
-        runner.discard();
-        let seen: u64 = outcome.account.iter().map(|a| a.used).sum();
-        promise(seen == take, "Task::take runs over so many used rows", || format!("{seen} instead of {take}"))?;
+    for time in [ProbeTime::Before, ProbeTime::After] {
+        for rows in [0, used / 2, used] {
+            let outcome = runner.run(Task { probe: Some(Probe { rows, time }), ..task(step) }).await?;
+            runner.discard();
+            let seen: u64 = outcome.account.iter().map(|a| a.used).sum();
+            promise(seen == rows, "a probe runs over so many used rows", || format!("{seen} instead of {rows}"))?;
+            let (watermarks, whole) = (&outcome.watermarks, &step.answer.watermarks);
+            let after = time == ProbeTime::Before || watermarks == whole;
+            promise(after, "a probe has the event time that it asks for", || format!("{watermarks:?}, not {whole:?}"))?;
+        }
     }
     if let Some(last) = used.checked_sub(1) {
         let row = runner.used_row(task(step), last).await?;

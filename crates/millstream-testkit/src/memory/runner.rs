@@ -13,7 +13,7 @@ use futures::{FutureExt, TryStreamExt};
 use millstream_core::batch::{Account, BatchId, DropKind, Dropped, PartitionId, Place};
 use millstream_core::disk::SharedDisk;
 use millstream_core::query::QuerySource;
-use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
+use millstream_core::runner::{Outcome, ProbeTime, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
 use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ pub const WINDOW_US: i64 = 10;
 
 /// A value on which the runner's expression fails.
 pub const POISON: i64 = i64::MIN;
+
+/// A value that makes the result of its window fail, when that closes.
+pub const SPOILT: i64 = i64::MIN + 1;
 
 /// The end of the window of an event time.
 pub fn window_end(ts: i64) -> i64 {
@@ -90,6 +93,8 @@ impl MemoryRunner {
         mut meet: impl FnMut(usize, Met<'_>) -> Result<Enough>,
     ) -> Result<BTreeMap<String, BTreeMap<PartitionId, i64>>> {
         let mut watermarks: BTreeMap<String, BTreeMap<PartitionId, i64>> = BTreeMap::new();
+        // A probe with the event time after the batch goes through rows that it no longer meets.
+        let mut enough = false;
         for (i, part) in task.intent.sources.iter().enumerate() {
             let Some(source) = self.sources.iter().find(|s| s.name == part.source) else {
                 return Err(Error::bug(format!("no source \"{}\"", part.source)));
@@ -108,7 +113,9 @@ impl MemoryRunner {
                     };
                     for bad in &chunk.rejected {
                         let raw = String::from_utf8_lossy(&bad.raw).into_owned();
-                        meet(i, Met::Dropped(dropped(DropKind::Rejected, bad.place, &bad.reason, raw)))?;
+                        if !enough {
+                            meet(i, Met::Dropped(dropped(DropKind::Rejected, bad.place, &bad.reason, raw)))?;
+                        }
                     }
                     let (ts, keys, values) = (
                         chunk.rows.column(0).as_primitive::<Int64Type>(),
@@ -131,8 +138,11 @@ impl MemoryRunner {
                         if source.event_time {
                             watermark = watermark.max(Some(ts - self.delay_us));
                         }
-                        if meet(i, met)? == Enough::Yes {
-                            return Ok(watermarks);
+                        if !enough && meet(i, met)? == Enough::Yes {
+                            enough = true;
+                            if task.probe.is_none_or(|probe| probe.time == ProbeTime::Before) {
+                                return Ok(watermarks);
+                            }
                         }
                     }
                 }
@@ -165,7 +175,7 @@ impl Runner for MemoryRunner {
         let mut used = 0;
         let watermarks = self
             .walk(task, |source, met| {
-                if task.take == Some(used) {
+                if task.rows() == used {
                     return Ok(Enough::Yes);
                 }
                 let Some(account) = account.get_mut(source) else { return Ok(Enough::Yes) };
@@ -185,7 +195,8 @@ impl Runner for MemoryRunner {
                         let count = memory.counts.entry(key.to_string()).or_default();
                         *count += 1;
                         answer.push("count", key, *count, 0);
-                        *memory.windows.entry(window_end(ts)).or_default().entry(key.to_string()).or_default() += value;
+                        let sum = memory.windows.entry(window_end(ts)).or_default().entry(key.to_string()).or_default();
+                        *sum = if value == SPOILT || *sum == SPOILT { SPOILT } else { *sum + value };
                     }
                 }
                 Ok(Enough::No)
@@ -193,8 +204,12 @@ impl Runner for MemoryRunner {
             .await?;
         let mut after = task.timeline.clone();
         after.advance(task.intent, &watermarks);
-        while let Some(window) = memory.windows.first_entry().filter(|w| Some(*w.key()) <= after.frontier()) {
+        let frontier = if task.time_stands() { task.intent.frontier } else { after.frontier() };
+        while let Some(window) = memory.windows.first_entry().filter(|w| Some(*w.key()) <= frontier) {
             let (end, sums) = window.remove_entry();
+            if sums.values().any(|sum| *sum == SPOILT) {
+                return Err(Error::row("the sum is spoilt"));
+            }
             sums.iter().for_each(|(key, sum)| answer.push("window", key, *sum, end));
         }
         self.staged = Some(memory);

@@ -126,7 +126,7 @@ impl LocalRunner {
             dropped: vec![],
             found: None,
         };
-        let mut wanted = Wanted { left: task.take.unwrap_or(u64::MAX), find };
+        let mut wanted = Wanted { left: task.rows(), find };
         for part in &task.intent.sources {
             let input = self.inputs.iter().find(|i| i.edge.source == part.source);
             let input = input.ok_or_else(|| {
@@ -166,7 +166,9 @@ impl LocalRunner {
                 left_out: left_out_of(task.left_out, &part.source, &range.partition),
             };
             let Some(mut chunks) = opened.try_next().await? else { break };
-            while wanted.left > 0
+            // Rows that are not run over still have a say in the event time after the batch.
+            while (wanted.left > 0 || !task.time_stands())
+                && read.found.is_none()
                 && let Some(chunk) = chunks.next().await
             {
                 let judged = gate.judge(chunk?)?;
@@ -271,7 +273,7 @@ impl Runner for LocalRunner {
     }
 
     async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>> {
-        Ok(self.read(Task { take: None, ..task }, Some(n)).await?.found)
+        Ok(self.read(Task { probe: None, ..task }, Some(n)).await?.found)
     }
 
     fn install(&mut self) {
@@ -303,6 +305,9 @@ impl RunnerState for LocalRunner {
 }
 
 fn frontier_after(intent: &Intent, task: Task<'_>, read: &Read) -> Option<i64> {
+    if task.time_stands() {
+        return intent.frontier;
+    }
     let mut after = task.timeline.clone();
     after.advance(intent, &read.watermarks);
     after.frontier()
