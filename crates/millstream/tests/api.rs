@@ -358,6 +358,28 @@ async fn aggregates_without_a_window_stream_their_changes_and_a_union_both_sides
 }
 
 #[tokio::test]
+async fn a_row_whose_event_time_can_not_be_computed_is_rejected_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let statements = format!(
+        "CREATE TABLE events (n BIGINT, ts AS to_timestamp_millis(1000000 / n), WATERMARK FOR ts AS ts)
+         WITH ('connector' = 'filesystem', 'path' = '{}', 'format' = 'json');
+         SELECT n FROM events;",
+        dir.path().join("events.ndjson").display()
+    );
+    let lines: String = [5, 4, 0, 3, 0, 2].iter().map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    std::fs::write(dir.path().join("events.ndjson"), lines).unwrap();
+    let stored = Stored::default();
+    let writer =
+        Session::new().unwrap().sql(&statements).unwrap().write_stream().sink(Box::new(MemorySink::new(&stored)));
+    let stream = writer.state_dir(dir.path()).query_name("q").start().await.unwrap();
+    stream.wait().await.unwrap();
+    let dropped = read_dropped(&RealDisk, &dir.path().join("q/log"), BatchId(0)).unwrap();
+    assert_eq!(dropped.iter().map(|(_, row)| row.place.row).collect::<Vec<_>>(), [2, 4], "{dropped:?}");
+    assert!(dropped.iter().all(|(_, row)| row.reason.contains("Divide by zero")), "{dropped:?}");
+    assert_eq!(text(&stored.rows()), ["2", "3", "4", "5"]);
+}
+
+#[tokio::test]
 async fn an_insert_is_a_frame_that_knows_its_table() {
     let dir = tempfile::tempdir().unwrap();
     let session = session_over(MemoryTable::bounded(&Rows::of(clicks(2))));

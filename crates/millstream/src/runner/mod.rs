@@ -18,10 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
-use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, Range, SourceIntent};
+use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, Place, Range, SourceIntent};
 use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
-use millstream_core::source::{ChunkStream, Source};
+use millstream_core::source::{Chunk, ChunkStream, Source};
 use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
@@ -171,8 +171,16 @@ impl LocalRunner {
                 && read.found.is_none()
                 && let Some(chunk) = chunks.next().await
             {
-                let judged = gate.judge(chunk?)?;
-                keep(judged, &gate, input, wanted, &mut account, read)?;
+                let chunk = chunk?;
+                // Where a row is looked for, those before one whose event time fails are judged without it.
+                let alone = (task.probe.is_some() || wanted.find.is_some()).then(|| chunk.clone());
+                match (gate.judge(chunk), alone) {
+                    (Ok(judged), _) => keep(judged, &gate, input, wanted, &mut account, read)?,
+                    (Err(error), Some(chunk)) if error.kind() == ErrorKind::Row => {
+                        one_by_one(&chunk, &mut gate, input, wanted, &mut account, read)?;
+                    }
+                    (Err(error), _) => return Err(error),
+                }
             }
             if let Some(watermark) = gate.watermark {
                 watermarks.insert(range.partition.clone(), watermark);
@@ -221,6 +229,38 @@ async fn open(source: Arc<dyn Source>, range: Range, at_once: usize) -> Result<C
     Ok(stream::iter(chunks.into_iter().map(Ok)).boxed())
 }
 
+/// Judges the rows of a chunk one after the other, up to one whose event time fails: where it is the one that is looked
+/// for, it is found.
+fn one_by_one(
+    chunk: &Chunk,
+    gate: &mut Gate<'_>,
+    input: &Input,
+    wanted: &mut Wanted,
+    account: &mut Account,
+    read: &mut Read,
+) -> Result<()> {
+    let mut rejected = chunk.rejected.clone();
+    for (row, place) in chunk.places.iter().enumerate() {
+        if wanted.left == 0 || read.found.is_some() {
+            break;
+        }
+        let one =
+            Chunk { rows: chunk.rows.slice(row, 1), places: vec![*place], rejected: std::mem::take(&mut rejected) };
+        match gate.judge(one) {
+            Ok(judged) => keep(judged, gate, input, wanted, account, read)?,
+            Err(_) if wanted.find == Some(0) => read.found = Some(found(input, gate, &chunk.rows, *place, row)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn found(input: &Input, gate: &Gate<'_>, rows: &RecordBatch, place: Place, row: usize) -> UsedRow {
+    let (source, partition) = (input.edge.source.clone(), gate.partition.clone());
+    let raw = as_json(rows, row);
+    UsedRow { row: Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw } }
+}
+
 /// Sorts the rows of a judged chunk into the batch, up to as many as are wanted.
 fn keep(
     judged: Judged,
@@ -235,10 +275,7 @@ fn keep(
         if n < count && read.found.is_none() {
             let row = usize::try_from(n).unwrap_or(usize::MAX);
             let place = judged.places.get(row).copied().unwrap_or_default();
-            let (source, partition) = (input.edge.source.clone(), gate.partition.clone());
-            let raw = as_json(&judged.rows, row);
-            let row = Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw };
-            read.found = Some(UsedRow { row });
+            read.found = Some(found(input, gate, &judged.rows, place, row));
         }
         wanted.find = n.checked_sub(count);
     }
