@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "api/clock.rs"]
+mod clock;
 #[path = "api/memory.rs"]
 mod memory;
 #[path = "api/rankings.rs"]

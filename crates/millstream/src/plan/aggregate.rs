@@ -8,7 +8,7 @@ use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
 
 use super::grouping_sets::{GROUPING_ID, GroupingSets, Mask};
-use super::incremental::{ColumnFact, Edge, EmitMode, Rewrite, Rewritten, bare, weight_of};
+use super::incremental::{ColumnFact, Edge, EmitMode, OVER_CHANGES, Rewrite, Rewritten, bare, weight_of};
 use super::nodes::{StreamAggregate, WindowGroup, extension};
 use super::refuse::Refusal;
 use super::window_group::{self, Windows};
@@ -79,6 +79,9 @@ impl Rewrite {
     /// GROUP BY.
     pub(super) fn aggregate(&self, node: &Aggregate) -> Rewritten {
         let input = self.node(&node.input)?;
+        if input.changelog {
+            Refusal::check_clock(node.group_expr.iter().chain(&node.aggr_expr), OVER_CHANGES)?;
+        }
         let groups = Groups::of(node, &input)?;
         if groups.exprs.len() > 32 && groups.sets.is_some() {
             return Err(Refusal::new(

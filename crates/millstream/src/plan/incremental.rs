@@ -72,6 +72,9 @@ pub enum EmitMode {
     Final,
 }
 
+/// Where an expression stands that is computed over a changelog.
+pub(super) const OVER_CHANGES: &str = "over a result that changes";
+
 pub(super) type Rewritten = Result<Edge, Refusal>;
 
 /// The incremental form of an optimized plan.
@@ -149,6 +152,7 @@ impl Rewrite {
             key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
         });
         if input.changelog {
+            Refusal::check_clock(&exprs, OVER_CHANGES)?;
             exprs.push(weight_of(&input.plan));
             facts.push(ColumnFact::Plain);
         }
@@ -162,6 +166,9 @@ impl Rewrite {
 
     fn filter(&self, node: &Filter) -> Rewritten {
         let input = self.node(&node.input)?;
+        if input.changelog {
+            Refusal::check_clock([&node.predicate], OVER_CHANGES)?;
+        }
         let plan = LogicalPlan::Filter(Filter::try_new(node.predicate.clone(), Arc::new(input.plan))?);
         Ok(Edge { plan, ..input })
     }

@@ -28,6 +28,7 @@ pub use node::{JoinTime, StreamJoin, join_keys};
 
 /// The incremental form of a join of two edges.
 pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
+    check_clock(node, &left, &right)?;
     let schemas = [answer_schema(&left)?, answer_schema(&right)?];
     let filter = with_floats(node, &schemas)?;
     let time = time_of(node, &left, &right);
@@ -108,6 +109,15 @@ fn with_floats(node: &Join, schemas: &[DFSchema; 2]) -> Result<Option<Expr>> {
 
 fn has_floats(data_type: &DataType) -> bool {
     data_type.is_floating() || data_type.is_nested()
+}
+
+/// A pair of rows is compared once where both stay, and only their being a pair is answered.
+fn check_clock(node: &Join, left: &Edge, right: &Edge) -> Result<(), Refusal> {
+    if node.join_type == JoinType::Inner && !left.changelog && !right.changelog {
+        return Ok(());
+    }
+    let keys = node.on.iter().flat_map(|(l, r)| [l, r]);
+    Refusal::check_clock(keys.chain(&node.filter), "in the condition of a join")
 }
 
 fn time_of(node: &Join, left: &Edge, right: &Edge) -> JoinTime {

@@ -176,13 +176,7 @@ impl Rewrite {
         let input = self.node(&node.input)?;
         let first = check_one_window(&node.window_expr)?;
         let sorted = first.params.order_by.iter().map(|by| &by.expr);
-        if sorted.chain(&first.params.partition_by).any(|e| reads_clock(e, &node.input)) {
-            return Err(Refusal::new(
-                "OVER",
-                "an order by the clock would change with the cut into batches, and a row could not be found again",
-                "order by the event time (WATERMARK FOR ..), or by a column",
-            ));
-        }
+        check_order("OVER", sorted.chain(&first.params.partition_by), &node.input)?;
         if let Some(edge) = over::in_windows(node, &input, first)? {
             return Ok(edge);
         }
@@ -207,6 +201,7 @@ impl Rewrite {
     }
 
     fn ranking(&self, functions: Vec<Expr>, head: Option<Head>, input: Edge) -> Rewritten {
+        Refusal::check_clock(&functions, "in a ranking")?;
         if self.emit == EmitMode::OnWindowClose {
             return Err(Refusal::new(
                 "EMIT",
@@ -243,6 +238,7 @@ impl Rewrite {
             LogicalPlan::Sort(sort) => {
                 let fetch = fetch.into_iter().chain(sort.fetch.map(|f| f as u64)).min();
                 let input = self.node(&sort.input)?;
+                check_order("ORDER BY", sort.expr.iter().map(|by| &by.expr), &sort.input)?;
                 self.best(sort.expr.clone(), skip, fetch, input)
             }
             // What is ordered by need not be selected: the rows are chosen first.
@@ -288,6 +284,18 @@ impl Rewrite {
         let plan = LogicalPlan::Projection(Projection::try_new(select.collect(), Arc::new(plan))?);
         Ok(Edge { plan, changelog: true, key, facts, lag_us: None })
     }
+}
+
+/// Refuses an order by the clock.
+fn check_order<'a>(word: &str, exprs: impl IntoIterator<Item = &'a Expr>, input: &LogicalPlan) -> Result<(), Refusal> {
+    if !exprs.into_iter().any(|e| reads_clock(e, input)) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        word,
+        "an order by the clock would change with the cut into batches, and a row could not be found again",
+        "order by the event time (WATERMARK FOR ..), or by a column",
+    ))
 }
 
 /// Whether an expression, or a column of a projection that it reads, asks for the time of the batch.

@@ -101,6 +101,35 @@ impl Refusal {
         })
     }
 
+    /// Refuses functions of the clock, and random(), in expressions that are computed once more when a row is taken
+    /// back: they would give another value then, and what was emitted would stay for ever. `place` says where they
+    /// stand, and whose rows those are.
+    pub fn check_clock<'a>(exprs: impl IntoIterator<Item = &'a Expr>, place: &str) -> Result<(), Self> {
+        let mut name = None;
+        for expr in exprs {
+            expr.apply(|e| {
+                if let Expr::ScalarFunction(call) = e
+                    && clock::is_replayable(&call.func)
+                {
+                    name = Some(call.func.name().to_string());
+                    return Ok(TreeNodeRecursion::Stop);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        let Some(name) = name else { return Ok(()) };
+        let reason = format!(
+            "{name}() has another value in each batch, and it stands {place}, whose rows can be taken back: what was \
+             emitted with an earlier value could not be found again"
+        );
+        Err(Self::new(
+            name,
+            reason,
+            "ask for it before the rows are grouped, joined or ranked (in a subquery over the table), or put them into \
+             windows that are answered once, on close",
+        ))
+    }
+
     /// Why an expression of this node is refused, if one is.
     pub fn of_expressions(plan: &LogicalPlan) -> Option<Self> {
         let mut refusal = None;

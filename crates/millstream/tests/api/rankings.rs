@@ -62,6 +62,11 @@ async fn what_can_not_be_ranked_is_refused_with_what_works() {
         ("SELECT n FROM clicks ORDER BY n", "add a LIMIT"),
         ("SELECT n FROM clicks ORDER BY n OFFSET 2", "OFFSET without a LIMIT"),
         ("SELECT n, row_number() OVER (PARTITION BY user ORDER BY PROCTIME()) FROM clicks", "order by the event time"),
+        ("SELECT n FROM clicks ORDER BY PROCTIME(), n LIMIT 3", "order by the event time"),
+        (
+            "SELECT n, row_number() OVER (ORDER BY n DESC) AS r, sum(n * random()) OVER (ORDER BY n DESC) AS s FROM clicks",
+            "in a ranking, whose rows can be taken back",
+        ),
         ("SELECT n FROM clicks ORDER BY n LIMIT 2 EMIT ON WINDOW CLOSE", "PARTITION BY window_start, window_end"),
         (
             "SELECT n FROM DEDUP((SELECT user, max(n) AS n, max(at) AS at FROM clicks GROUP BY user), n, at, INTERVAL '1' SECOND)",
