@@ -106,14 +106,18 @@ fn bounds(predicate: &Expr) -> Vec<(&Column, u64)> {
 fn column(expr: &Expr) -> Option<&Column> {
     match expr {
         Expr::Column(column) => Some(column),
-        // The rank is unsigned, and compared as what the literal is.
-        Expr::Cast(cast) => column(&cast.expr),
+        // The rank is unsigned, and compared as what the literal is. As a text, '10' is less than '3'.
+        Expr::Cast(cast) if cast.field.data_type().is_integer() => column(&cast.expr),
         _ => None,
     }
 }
 
 fn number(expr: &Expr) -> Option<u64> {
     let Expr::Literal(value, _) = expr else { return None };
+    // A rank below 2.5 may be 2: only a whole number is what a cast makes of it.
+    if !value.data_type().is_integer() {
+        return None;
+    }
     match value.cast_to(&DataType::Int64).ok()? {
         // A rank is at least 1: below that nothing passes, and one rank is enough to say so.
         ScalarValue::Int64(Some(n)) => Some(n.max(0).unsigned_abs()),
