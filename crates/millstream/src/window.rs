@@ -15,6 +15,7 @@ mod tests;
 
 use std::fmt;
 
+use arrow::datatypes::{DataType, TimeUnit};
 use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +204,24 @@ impl WindowSpec {
             WindowKind::Hop { slide_us, size_us } => self.floor(ts_us, slide_us).saturating_add(size_us),
             WindowKind::Session { gap_us } => ts_us.saturating_add(gap_us),
         }
+    }
+
+    /// How long after its `window_time`, as a timestamp of this type holds it, a window ends, in microseconds. `None`
+    /// where that is not the same for all of them.
+    ///
+    /// `window_time` is a millisecond before the end, rounded down to what the type can hold.
+    pub fn after_time_us(&self, data_type: &DataType) -> Option<i64> {
+        const SECOND: i64 = 1_000_000;
+        if !matches!(data_type, DataType::Timestamp(TimeUnit::Second, _)) {
+            return Some(1000);
+        }
+        let lengths = match self.kind {
+            WindowKind::Tumble { size_us } => [size_us, 0],
+            WindowKind::Hop { slide_us, size_us } => [slide_us, size_us],
+            WindowKind::Cumulate { step_us, size_us } => [step_us, size_us],
+            WindowKind::Session { gap_us } => [gap_us, 0],
+        };
+        lengths.iter().chain([&self.offset_us]).all(|us| us % SECOND == 0).then_some(SECOND)
     }
 
     /// The largest time not after `ts_us` that is a whole number of `unit_us` from the offset.

@@ -104,10 +104,10 @@ impl Rewrite {
         };
         let (plan, mut window, keys, sets) = match fused {
             Some((plan, window, keys)) => (plan, window, keys, groups.sets_of_keys()),
-            None => {
-                let (plan, window, keys) = window_group::by_columns(&groups.windows, &groups.exprs, &input, emit)?;
-                (plan, window, keys, groups.sets.clone())
-            }
+            None => match window_group::by_columns(&groups.windows, &groups.exprs, &input, emit)? {
+                Some((plan, window, keys)) => (plan, window, keys, groups.sets.clone()),
+                None => return self.keyed(node, input, groups),
+            },
         };
         window.lag_us = lag_us;
         let mut facts: Vec<_> = if window.columns.iter().any(|c| !matches!(c, GroupColumn::Key(_))) {

@@ -107,7 +107,10 @@ pub fn in_windows(node: &Window, input: &Edge, first: &WindowFunction) -> Result
         let Some(ColumnFact::Window { part, spec, .. }) = input.facts.get(column) else { return None };
         match part {
             WindowPart::End => Some((column, 0)),
-            WindowPart::Time => Some((column, 1000)),
+            WindowPart::Time => {
+                let shown = input.plan.schema().field(column).data_type();
+                spec.after_time_us(shown).map(|after_us| (column, after_us))
+            }
             WindowPart::Start if !matches!(spec.kind, WindowKind::Cumulate { .. }) => Some((column, spec.size_us())),
             WindowPart::Start => None,
         }
@@ -144,10 +147,13 @@ pub fn in_event_time(node: &Window, input: &Edge, first: &WindowFunction) -> Res
     }
     // Without a frame in time no row is kept for its time.
     keep.tail_us = keep.tail_us.or(Some(0));
-    // `window_time` is a millisecond before the window closes and its rows come.
-    let of_window = matches!(input.facts.get(time), Some(ColumnFact::Window { .. }));
-    let after_us = if of_window { 1000 } else { 0 };
-    let parts = Parts { answers, time, after_us, keep: Some(keep), row_time: !of_window };
+    // `window_time` is a little before the window closes and its rows come.
+    let (after_us, row_time) = match input.facts.get(time) {
+        Some(ColumnFact::Window { spec, .. }) => (spec.after_time_us(schema.field(time).data_type()), false),
+        _ => (Some(0), true),
+    };
+    let Some(after_us) = after_us else { return Ok(None) };
+    let parts = Parts { answers, time, after_us, keep: Some(keep), row_time };
     edge(node, input, parts).map(Some)
 }
 

@@ -153,20 +153,22 @@ fn is_window_result(plan: &LogicalPlan, column: usize) -> bool {
     schema.fields().get(column).is_some_and(|f| f.metadata().contains_key(WINDOW_KEY))
 }
 
-/// The aggregate by the window columns that the rows carry: a window of its own for each `window_end`.
-pub fn by_columns(windows: &Windows, group: &[Expr], input: &Edge, emit: WindowEmit) -> Result<Parts, Refusal> {
+/// The aggregate by the window columns that the rows carry: a window of its own for each `window_end`. `None` where
+/// none of them says when the window ends.
+pub fn by_columns(windows: &Windows, group: &[Expr], input: &Edge, emit: WindowEmit) -> Result<Option<Parts>, Refusal> {
+    let schema = input.plan.schema();
+    let until_end = |expr: &Expr, part: WindowPart, spec: WindowSpec| match part {
+        WindowPart::End => Some(0),
+        WindowPart::Start => start_determines(&spec).then(|| spec.size_us()),
+        WindowPart::Time => source_column(expr, schema).and_then(|c| spec.after_time_us(schema.field(c).data_type())),
+    };
     let chosen = group.iter().zip(windows).find_map(|(e, w)| {
-        w.filter(|(part, spec, _)| *part != WindowPart::Start || start_determines(spec)).map(|w| (e, w))
+        let (part, spec, _) = (*w)?;
+        until_end(e, part, spec).map(|until_end| (e, until_end))
     });
-    let Some((expr, (part, spec, _))) = chosen else {
-        return Err(Refusal::bug("a windowed GROUP BY without a window column"));
-    };
-    // `window_time` is a millisecond before the end. The last microsecond of the window stands for it: a tumbling window of one microsecond ends with it.
-    let last_us = match part {
-        WindowPart::End => -1,
-        WindowPart::Start => spec.size_us() - 1,
-        WindowPart::Time => 1000 - 1,
-    };
+    let Some((expr, until_end_us)) = chosen else { return Ok(None) };
+    // The last microsecond of the window stands for it: a tumbling window of one microsecond ends with it.
+    let last_us = until_end_us - 1;
     let mut exprs: Vec<Expr> = input.plan.schema().columns().into_iter().map(Expr::Column).collect();
     let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
     let duration = ScalarValue::DurationMicrosecond(Some(last_us));
@@ -175,5 +177,5 @@ pub fn by_columns(windows: &Windows, group: &[Expr], input: &Edge, emit: WindowE
     let columns = (0..group.len()).map(GroupColumn::Key).collect();
     let spec = WindowSpec { kind: WindowKind::Tumble { size_us: 1 }, offset_us: 0 };
     let window = WindowGroup { spec, time: bare(TIME), columns, emit, of_rows: false, lag_us: 0 };
-    Ok((plan, window, group.to_vec()))
+    Ok(Some((plan, window, group.to_vec())))
 }

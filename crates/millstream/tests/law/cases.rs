@@ -1,8 +1,15 @@
 //! Rows by hand, each awkward for one kind of query, cut as finely as they can be.
 
+use std::sync::{Arc, Mutex};
+
+use millstream::core::source::Limit;
+use millstream::sql::{BuiltIn, PlannedQuery, Planner};
+
 use crate::Case;
 use crate::data::Row;
+use crate::model::difference;
 use crate::queries::{Late, Query};
+use crate::stream::{LIMIT, added_up, batch_answer, run};
 
 /// A row a second: its number, and a float.
 fn rows(floats: &[f64]) -> Vec<Row> {
@@ -45,5 +52,50 @@ async fn a_ranking_is_cut_only_where_a_whole_number_says_so() {
         "CAST(r AS VARCHAR) < '2'",
     ] {
         holds(&format!("{numbered} WHERE {bound}"), 1, t.clone(), vec![]).await;
+    }
+}
+
+fn plan(text: &str, dir: &std::path::Path) -> (Planner, PlannedQuery) {
+    let mut planner = Planner::new(Arc::new(BuiltIn), dir).unwrap();
+    let planned = planner.plan("cases", text).unwrap().queries.pop().unwrap();
+    (planner, planned)
+}
+
+#[tokio::test]
+async fn the_last_instant_of_a_window_is_a_second_before_its_end_where_times_are_whole_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = |delay_ms: u32| {
+        format!(
+            "CREATE TABLE t (n BIGINT, ts TIMESTAMP(0), WATERMARK FOR ts AS ts - INTERVAL '{delay_ms}' MILLISECOND)
+             WITH ('connector' = 'filesystem', 'path' = 't.ndjson', 'format' = 'json');"
+        )
+    };
+    // The watermark stands at 9.5 when the row of second 9 comes.
+    let line = |(n, s): (usize, &i64)| format!("{{\"n\":{n},\"ts\":\"2026-01-01 00:00:{s:02}\"}}\n");
+    let lines: String = [1, 10, 9, 12, 25, 24, 41].iter().enumerate().map(line).collect();
+    std::fs::write(dir.path().join("t.ndjson"), lines).unwrap();
+    let windows = "TUMBLE(t, ts, INTERVAL '10' SECOND)";
+    for query in [
+        format!("SELECT n, window_time, row_number() OVER (PARTITION BY window_time ORDER BY ts) AS r FROM {windows}"),
+        format!("SELECT window_time, count(*) AS c FROM {windows} GROUP BY window_time"),
+        format!(
+            "SELECT window_time, g, count(*) AS c FROM (SELECT *, ts > window_start AS g FROM {windows}) GROUP BY window_time, g"
+        ),
+        format!(
+            "SELECT window_time, c, lag(c) OVER (ORDER BY window_time) AS l FROM
+             (SELECT window_time, count(*) AS c FROM {windows} GROUP BY window_start, window_end, window_time)"
+        ),
+        "SELECT n, window_time, lag(n) OVER (PARTITION BY window_time ORDER BY ts) AS l FROM SESSION(t, ts, INTERVAL '3' SECOND)".to_string(),
+    ] {
+        // A row is late for a session by its own time.
+        let table = table(if query.contains("SESSION") { 2000 } else { 500 });
+        let text = format!("{table}\n{query};");
+        let (planner, planned) = plan(&text, dir.path());
+        let expected = batch_answer(&planner, &planned, false).await.unwrap_or_else(|e| panic!("{query}: {e}"));
+        let (state, collected) = (tempfile::tempdir().unwrap(), Arc::new(Mutex::new(vec![])));
+        let limit = Limit { rows: 1, ..LIMIT };
+        let ended = run(&planner, &planned, state.path(), limit, None, &collected).await;
+        assert_eq!(ended.map_err(|e| format!("{query}: {e}")), Ok(0));
+        assert_eq!(difference(&expected, &added_up(&collected, false).unwrap()), None, "{query}");
     }
 }
