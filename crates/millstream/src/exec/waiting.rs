@@ -76,6 +76,8 @@ impl Waiting {
             None => BTreeSet::new(),
         };
         let due: Vec<(i64, u64)> = std::mem::replace(&mut self.order, rest).into_iter().collect();
+        // IMPORTANT: before anything can fail, so that a discard finds what was taken out.
+        self.went.extend(&due);
         if due.is_empty() {
             return Ok((vec![], RecordBatch::new_empty(Arc::clone(&self.schema))));
         }
@@ -87,7 +89,6 @@ impl Waiting {
         self.rows.remove(&places, due.len()).map_err(state_error)?;
         let columns = found.values.into_iter().skip(1).collect();
         let instants = due.iter().map(|(instant, _)| *instant).collect();
-        self.went.extend(due);
         Ok((instants, RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
     }
 
@@ -213,4 +214,27 @@ pub fn instants(batch: &RecordBatch, column: usize, add_us: i64) -> DfResult<Int
         return internal_err!("a row without an event time reached an operator that waits for it");
     }
     Ok(if add_us == 0 { times } else { times.unary(|t| t.saturating_add(add_us)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_fails_on_its_due_rows_leaves_them_waiting_once_it_is_discarded() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let mut waiting = Waiting::try_new(&schema).unwrap();
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![10, 20, 30]));
+        let rows = RecordBatch::try_new(schema, vec![numbers]).unwrap();
+        waiting.put(&Int64Array::from(vec![1, 2, 9]), &rows).unwrap();
+        waiting.install();
+        // A row that is waited for and is not there makes the batch fail.
+        waiting.order.insert((2, 77));
+        assert!(waiting.take_until(5).is_err());
+        waiting.discard();
+        assert!(waiting.order.remove(&(2, 77)));
+        let (instants, rows) = waiting.take_until(5).unwrap();
+        assert_eq!(instants, [1, 2]);
+        assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[10, 20]);
+    }
 }
