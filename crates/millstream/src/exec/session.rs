@@ -122,15 +122,10 @@ impl Operator<1> for SessionExec {
         let mut before: HashMap<u64, Bounds> = HashMap::new();
         let (times, keys) = state.times_and_keys(&self.sessions, rows)?;
         for (row, key) in keys.iter().enumerate() {
-            let id = first + row as u64;
-            let grown = state.open.insert(key, times.value(row), id);
-            if self.sessions.emit == EmitMode::Changes {
-                for (bounds, ids) in grown {
-                    for id in ids.into_iter().filter(|id| *id < first) {
-                        before.entry(id).or_insert(bounds);
-                    }
-                }
-            }
+            state.open.insert(key, times.value(row), first + row as u64);
+        }
+        for (bounds, ids) in state.open.before() {
+            before.extend(ids.iter().filter(|id| **id < first).map(|id| (*id, *bounds)));
         }
         state.next[1] = first + rows.num_rows() as u64;
         let mut out = Out::default();
@@ -256,7 +251,7 @@ impl SessionState {
         let rows = KeyedTable::new(number, values).map_err(state_error)?;
         let types = sessions.keys.iter().filter_map(|k| input.fields().get(*k)).map(|f| f.data_type().clone());
         let converter = Keys::try_new(types)?;
-        let open = OpenSessions::new(sessions.gap_us);
+        let open = OpenSessions::new(sessions.gap_us, sessions.emit == EmitMode::Changes);
         Ok(Self { rows, sessions: sessions.clone(), converter, open, next: [0, 0], closed: [None, None] })
     }
 
@@ -289,7 +284,7 @@ impl SessionState {
 
     /// Finds the sessions of the rows that are there.
     fn reopen(&mut self) -> DfResult<()> {
-        self.open = OpenSessions::new(self.sessions.gap_us);
+        self.open = OpenSessions::new(self.sessions.gap_us, self.sessions.emit == EmitMode::Changes);
         let mut rows: Vec<(u64, Key, i64)> = vec![];
         for batch in self.rows.scan() {
             let batch = batch.map_err(state_error)?;

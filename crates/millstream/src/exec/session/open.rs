@@ -1,6 +1,6 @@
 //! Which sessions are open, and which rows they hold: in memory, and undone step by step where a batch fails.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -52,8 +52,9 @@ struct Session {
 enum Step {
     /// A row was added to the session that is now there, which was this: its start, its end, how many rows.
     Grew { key: Key, now: i64, start: i64, end: i64, rows: usize },
-    /// A session was made out of these.
-    Made { key: Key, now: i64, of: Vec<(i64, Session)> },
+    /// A session was made: out of the largest that the row touched, which had this start, this end and so many rows,
+    /// and of the others.
+    Made { key: Key, now: i64, base: Option<(i64, i64, usize)>, others: Vec<(i64, Session)> },
     /// A session was closed.
     Closed { key: Key, start: i64, session: Session },
 }
@@ -66,16 +67,34 @@ pub struct OpenSessions {
     by_end: BTreeSet<(i64, Key, i64)>,
     rows: usize,
     steps: Vec<Step>,
+    /// Where it is asked for, what the batch has changed.
+    changed: Option<Changed>,
+}
+
+/// The sessions whose bounds a batch has changed.
+#[derive(Debug, Default)]
+struct Changed {
+    /// As they were before the batch, with their rows.
+    before: Vec<(Bounds, Vec<u64>)>,
+    /// Those that are not what was there before the batch, by key and start.
+    fresh: HashSet<(Key, i64)>,
 }
 
 impl OpenSessions {
-    /// None.
-    pub fn new(gap: i64) -> Self {
-        Self { gap, by_key: HashMap::new(), by_end: BTreeSet::new(), rows: 0, steps: vec![] }
+    /// None. Where `tells`, [`OpenSessions::before`] can be asked.
+    pub fn new(gap: i64, tells: bool) -> Self {
+        let changed = tells.then(Changed::default);
+        Self { gap, by_key: HashMap::new(), by_end: BTreeSet::new(), rows: 0, steps: vec![], changed }
     }
 
-    /// Adds a row. Answers the sessions whose bounds it changed as they were, with their rows.
-    pub fn insert(&mut self, key: &Key, time: i64, row: u64) -> Vec<(Bounds, Vec<u64>)> {
+    /// The sessions whose bounds the batch has changed as they were before it, with their rows: those of before the
+    /// batch, and maybe newer ones.
+    pub fn before(&self) -> &[(Bounds, Vec<u64>)] {
+        self.changed.as_ref().map(|c| c.before.as_slice()).unwrap_or_default()
+    }
+
+    /// Adds a row.
+    pub fn insert(&mut self, key: &Key, time: i64, row: u64) {
         self.rows += 1;
         let end = time.saturating_add(self.gap);
         let sessions = self.by_key.entry(Arc::clone(key)).or_default();
@@ -83,44 +102,55 @@ impl OpenSessions {
         let touched: Vec<i64> =
             sessions.range(..=end).rev().take_while(|(_, s)| s.end >= time).map(|(start, _)| *start).collect();
         if let [start] = touched[..] {
-            return self.join(key, start, time, row).into_iter().collect();
+            self.join(key, start, time, row);
+            return;
         }
-        let of: Vec<(i64, Session)> =
+        let mut of: Vec<(i64, Session)> =
             touched.into_iter().rev().filter_map(|start| sessions.remove(&start).map(|s| (start, s))).collect();
-        let mut made = Session { end, rows: vec![] };
-        let mut now = time;
-        let mut before = vec![];
         for (start, session) in &of {
             self.by_end.remove(&(session.end, Arc::clone(key), *start));
-            now = now.min(*start);
-            made.end = made.end.max(session.end);
-            made.rows.extend(&session.rows);
-            before.push((Bounds { start: *start, end: session.end }, session.rows.clone()));
+            if let Some(changed) = &mut self.changed {
+                changed.was(key, Bounds { start: *start, end: session.end }, &session.rows);
+            }
         }
-        made.rows.push(row);
-        self.by_end.insert((made.end, Arc::clone(key), now));
-        sessions.insert(now, made);
-        self.steps.push(Step::Made { key: Arc::clone(key), now, of });
-        before
+        let now = of.iter().map(|(start, _)| *start).fold(time, i64::min);
+        let end = of.iter().map(|(_, session)| session.end).fold(end, i64::max);
+        // The largest one takes the rows of the others, so that rows that join again and again are few.
+        let largest = (0..of.len()).max_by_key(|i| of.get(*i).map(|(_, s)| s.rows.len()));
+        let base = largest.map(|largest| of.swap_remove(largest));
+        let (base, mut rows) = match base {
+            Some((start, session)) => (Some((start, session.end, session.rows.len())), session.rows),
+            None => (None, vec![]),
+        };
+        of.iter().for_each(|(_, session)| rows.extend(&session.rows));
+        rows.push(row);
+        self.by_end.insert((end, Arc::clone(key), now));
+        sessions.insert(now, Session { end, rows });
+        if let Some(changed) = &mut self.changed {
+            changed.fresh.insert((Arc::clone(key), now));
+        }
+        self.steps.push(Step::Made { key: Arc::clone(key), now, base, others: of });
     }
 
     /// Adds a row to one session, which begins earlier or ends later for it, or stays as it was.
-    fn join(&mut self, key: &Key, start: i64, time: i64, row: u64) -> Option<(Bounds, Vec<u64>)> {
-        let sessions = self.by_key.get_mut(key)?;
-        let mut session = sessions.remove(&start)?;
+    fn join(&mut self, key: &Key, start: i64, time: i64, row: u64) {
+        let Some(sessions) = self.by_key.get_mut(key) else { return };
+        let Some(mut session) = sessions.remove(&start) else { return };
         let before = Bounds { start, end: session.end };
         let after = Bounds { start: start.min(time), end: session.end.max(time.saturating_add(self.gap)) };
         let rows = session.rows.len();
         self.steps.push(Step::Grew { key: Arc::clone(key), now: after.start, start, end: session.end, rows });
-        let changed = (before != after).then(|| (before, session.rows.clone()));
-        if changed.is_some() {
+        if before != after {
             self.by_end.remove(&(before.end, Arc::clone(key), before.start));
             self.by_end.insert((after.end, Arc::clone(key), after.start));
+            if let Some(changed) = &mut self.changed {
+                changed.was(key, before, &session.rows);
+                changed.fresh.insert((Arc::clone(key), after.start));
+            }
         }
         session.rows.push(row);
         session.end = after.end;
         sessions.insert(after.start, session);
-        changed
     }
 
     /// The bounds of the session that holds a time.
@@ -157,10 +187,12 @@ impl OpenSessions {
     /// What was staged becomes the state.
     pub fn install(&mut self) {
         self.steps.clear();
+        self.changed = self.changed.take().map(|_| Changed::default());
     }
 
     /// What was staged is forgotten.
     pub fn discard(&mut self) {
+        self.changed = self.changed.take().map(|_| Changed::default());
         for step in std::mem::take(&mut self.steps).into_iter().rev() {
             self.take_back(step);
         }
@@ -178,13 +210,20 @@ impl OpenSessions {
                 sessions.insert(start, session);
                 self.by_end.insert((end, key, start));
             }
-            Step::Made { key, now, of } => {
+            Step::Made { key, now, base, others } => {
                 let Some(sessions) = self.by_key.get_mut(&key) else { return };
-                if let Some(made) = sessions.remove(&now) {
+                let made = sessions.remove(&now);
+                if let Some(made) = &made {
                     self.by_end.remove(&(made.end, Arc::clone(&key), now));
                 }
                 self.rows -= 1;
-                for (start, session) in of {
+                let mut restored = others;
+                if let (Some((start, end, rows)), Some(made)) = (base, made) {
+                    let mut of = made.rows;
+                    of.truncate(rows);
+                    restored.push((start, Session { end, rows: of }));
+                }
+                for (start, session) in restored {
                     self.by_end.insert((session.end, Arc::clone(&key), start));
                     sessions.insert(start, session);
                 }
@@ -203,5 +242,63 @@ impl OpenSessions {
     /// Bytes held, about.
     pub fn memory_bytes(&self) -> usize {
         self.rows * size_of::<u64>() + self.by_end.len() * 128
+    }
+}
+
+impl Changed {
+    /// A session is no longer what it was. Its rows are noted once a batch, however often it changes.
+    fn was(&mut self, key: &Key, bounds: Bounds, rows: &[u64]) {
+        if !self.fresh.remove(&(Arc::clone(key), bounds.start)) {
+            self.before.push((bounds, rows.to_vec()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key::from([1u8])
+    }
+
+    #[test]
+    fn a_session_that_grows_row_by_row_is_noted_once_a_batch_and_as_it_was_before_it() {
+        let mut open = OpenSessions::new(10, true);
+        (0..1000).for_each(|n| open.insert(&key(), n as i64, n));
+        assert!(open.before().is_empty());
+        open.install();
+        (1000..2000).for_each(|n| open.insert(&key(), n as i64, n));
+        let [(bounds, rows)] = open.before() else { panic!("{:?}", open.before().len()) };
+        assert_eq!((*bounds, rows.len()), (Bounds { start: 0, end: 1009 }, 1000));
+        open.install();
+        assert!(open.before().is_empty());
+        let mut silent = OpenSessions::new(10, false);
+        (0..10).for_each(|n| silent.insert(&key(), n as i64, n));
+        assert!(silent.before().is_empty());
+    }
+
+    #[test]
+    fn sessions_that_one_row_joins_are_what_they_were_when_it_is_taken_back() {
+        let mut open = OpenSessions::new(10, true);
+        // [0, 13) of two rows, [20, 30) and [40, 61) of three.
+        for (row, time) in [0, 3, 20, 40, 45, 51].into_iter().enumerate() {
+            open.insert(&key(), time, row as u64);
+        }
+        open.install();
+        let before: Vec<_> = [0, 20, 40].map(|t| open.of(&key(), t)).to_vec();
+        open.insert(&key(), 12, 6);
+        open.insert(&key(), 30, 7);
+        assert_eq!(open.of(&key(), 15), Some(Bounds { start: 0, end: 61 }));
+        assert_eq!(open.before().len(), 3);
+        let (_, rows) = open.close(61).unwrap();
+        assert_eq!(rows, [0, 1, 2, 3, 4, 5, 6, 7]);
+        open.discard();
+        assert_eq!([0, 20, 40].map(|t| open.of(&key(), t)).to_vec(), before);
+        let mut closed = vec![];
+        while let Some((bounds, rows)) = open.close(100) {
+            closed.push((bounds.start, bounds.end, rows));
+        }
+        assert_eq!(closed, [(0, 13, vec![0, 1]), (20, 30, vec![2]), (40, 61, vec![3, 4, 5])]);
     }
 }
