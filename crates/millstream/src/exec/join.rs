@@ -47,7 +47,7 @@ pub struct Join {
     pub kind: JoinType,
     /// The keys that must be equal: an expression over each side. Without any, every pair is looked at.
     ///
-    /// `-0.0` and `0.0` are one key here; where they must not match, the filter has to say so.
+    /// `-0.0` and `0.0` are one key, as they are to DataFusion's own joins, and a NaN is one of the same bits.
     pub on: Vec<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
     /// What else must be true, over the columns of the left side and then those of the right, without weights.
     pub filter: Option<Arc<dyn PhysicalExpr>>,

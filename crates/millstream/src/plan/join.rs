@@ -14,8 +14,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, DFSchemaRef, JoinType, NullEquality, Result};
 use datafusion::logical_expr::builder::build_join_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan, binary_expr};
-use datafusion::logical_expr::{Operator, utils};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use super::incremental::{ColumnFact, Edge, source_column};
 use super::nodes::extension;
@@ -30,7 +29,6 @@ pub use node::{JoinTime, StreamJoin, join_keys};
 pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
     check_clock(node, &left, &right)?;
     let schemas = [answer_schema(&left)?, answer_schema(&right)?];
-    let filter = with_floats(node, &schemas)?;
     let time = time_of(node, &left, &right);
     let insert_only = !left.changelog && !right.changelog;
     let settles = matches!(node.join_type, JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi);
@@ -54,7 +52,7 @@ pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
         left: left.plan,
         right: right.plan,
         on: node.on.clone(),
-        filter,
+        filter: node.filter.clone(),
         kind: node.join_type,
         null_equals_null: node.null_equality == NullEquality::NullEqualsNull,
         null_aware: node.null_aware,
@@ -89,26 +87,6 @@ fn check_null_aware(join: &StreamJoin) -> Result<(), Refusal> {
         "NOT IN is not supported here: with a NULL in the list it answers nothing, which depends on all of the list",
         "write NOT EXISTS (SELECT .. WHERE a = b), which says what a NULL means",
     ))
-}
-
-/// The residual condition. Where a key holds floats it repeats the key's own: `-0.0` and `0.0` are one key of
-/// state, but not equal to each other in a join.
-fn with_floats(node: &Join, schemas: &[DFSchema; 2]) -> Result<Option<Expr>> {
-    let mut conditions: Vec<Expr> = node.filter.iter().cloned().collect();
-    let op = match node.null_equality {
-        NullEquality::NullEqualsNull => Operator::IsNotDistinctFrom,
-        NullEquality::NullEqualsNothing => Operator::Eq,
-    };
-    for (left, right) in &node.on {
-        if has_floats(&left.get_type(&schemas[0])?) && !node.null_aware {
-            conditions.push(binary_expr(left.clone(), op, right.clone()));
-        }
-    }
-    Ok(utils::conjunction(conditions))
-}
-
-fn has_floats(data_type: &DataType) -> bool {
-    data_type.is_floating() || data_type.is_nested()
 }
 
 /// A pair of rows is compared once where both stay, and only their being a pair is answered.

@@ -55,6 +55,21 @@ async fn a_ranking_is_cut_only_where_a_whole_number_says_so() {
     }
 }
 
+#[tokio::test]
+async fn a_minus_zero_joins_a_zero_as_in_batch() {
+    let (t, u) = (rows(&[0.0, -0.0, 1.0, f64::NAN]), rows(&[-0.0, 0.0, f64::NAN, -1.0]));
+    for sql in [
+        "SELECT a.n, b.n AS m FROM t a JOIN u b ON a.x = b.x",
+        "SELECT a.n, b.n AS m FROM t a FULL JOIN u b ON a.x = b.x",
+        "SELECT n FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.x = t.x)",
+        "SELECT n FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.x = t.x)",
+        "SELECT a.n, b.n AS m FROM t a LEFT JOIN u b ON make_array(a.x) = make_array(b.x)",
+        "SELECT x FROM t INTERSECT SELECT x FROM u",
+    ] {
+        holds(sql, 2, t.clone(), u.clone()).await;
+    }
+}
+
 fn plan(text: &str, dir: &std::path::Path) -> (Planner, PlannedQuery) {
     let mut planner = Planner::new(Arc::new(BuiltIn), dir).unwrap();
     let planned = planner.plan("cases", text).unwrap().queries.pop().unwrap();
