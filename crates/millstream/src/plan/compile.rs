@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, WindowFunctionDefinition};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, WindowFrameUnits, WindowFunctionDefinition};
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::sink::OutputKind;
 use millstream_core::source::{Boundedness, Source};
@@ -28,6 +28,7 @@ use super::rules;
 use super::session::StreamSession;
 use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
+use crate::exec::RankKind;
 use crate::runner::Input;
 use crate::runner::edge::{Edge, EventTime};
 use crate::sql::StreamTable;
@@ -43,6 +44,9 @@ pub enum Exactness {
     Exact,
     /// The same but for the rounding of float sums, whose association follows the cut into batches.
     Rounding,
+    /// One of several answers that are right: it follows the order in which rows came, where the query leaves the order
+    /// open. Also sums of floats over frames that move, from which a NaN or a very large value may never leave in batch.
+    Order,
     /// An approximation in batch too.
     Approximate,
     /// It depends on the time of the batches.
@@ -54,6 +58,7 @@ impl std::fmt::Display for Exactness {
         f.write_str(match self {
             Self::Exact => "exact",
             Self::Rounding => "rounding",
+            Self::Order => "order",
             Self::Approximate => "approximate",
             Self::Clock => "clock",
         })
@@ -296,25 +301,54 @@ fn exactness(plan: &LogicalPlan, uses_clock: bool) -> Result<Exactness, Refusal>
             }
         } else if let Some(over) = node.downcast_ref::<StreamOver>() {
             for expr in &over.functions {
-                exactness = exactness.max(of_window_function(expr, over.input.schema()));
+                exactness = exactness.max(of_window_function(expr, over.input.schema(), over.total));
+                if over.keep.is_some() {
+                    exactness = exactness.max(of_moving_frame(expr, over.input.schema()));
+                }
             }
         } else if let Some(ranking) = node.downcast_ref::<StreamRanking>() {
             for expr in &ranking.functions {
-                exactness = exactness.max(of_window_function(expr, ranking.input.schema()));
+                exactness = exactness.max(of_window_function(expr, ranking.input.schema(), ranking.total));
             }
+        } else if node.is::<StreamLimit>() {
+            exactness = exactness.max(Exactness::Order);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(exactness)
 }
 
-/// An aggregate over a frame is one like any other; the other window functions pick values, or count.
-fn of_window_function(expr: &Expr, schema: &DFSchema) -> Exactness {
+/// A window function, over rows of which none tie or some may.
+fn of_window_function(expr: &Expr, schema: &DFSchema, total: bool) -> Exactness {
     let Some(call) = over::call(expr) else { return Exactness::Exact };
-    let WindowFunctionDefinition::AggregateUDF(function) = &call.fun else { return Exactness::Exact };
+    let of_order = if total { Exactness::Exact } else { Exactness::Order };
+    let WindowFunctionDefinition::AggregateUDF(_) = &call.fun else {
+        let shares = matches!(over::rank_kind(expr), Some(RankKind::Rank | RankKind::DenseRank));
+        return if shares { Exactness::Exact } else { of_order };
+    };
+    // Rows that tie are in a frame of RANGE or GROUPS together.
+    let of_order = if call.params.window_frame.units == WindowFrameUnits::Rows { of_order } else { Exactness::Exact };
+    as_aggregate(expr).map_or(Exactness::Exact, |aggregate| of_aggregate(&aggregate, schema).max(of_order))
+}
+
+/// A window function over a frame that leaves rows behind: sums of floats are taken down by what leaves, which differs
+/// from a sum of what is there by more than rounding where a value is NaN, infinite, or much larger than the others.
+fn of_moving_frame(expr: &Expr, schema: &DFSchema) -> Exactness {
+    let moves = over::call(expr).is_some_and(|call| !call.params.window_frame.start_bound.is_unbounded());
+    match as_aggregate(expr).filter(|_| moves).map(|aggregate| of_aggregate(&aggregate, schema)) {
+        Some(Exactness::Rounding) => Exactness::Order,
+        _ => Exactness::Exact,
+    }
+}
+
+/// An aggregate over a frame as one over rows.
+fn as_aggregate(expr: &Expr) -> Option<Expr> {
+    let call = over::call(expr)?;
+    let WindowFunctionDefinition::AggregateUDF(function) = &call.fun else { return None };
     let (args, distinct) = (call.params.args.clone(), call.params.distinct);
-    let call = AggregateFunction::new_udf(Arc::clone(function), args, distinct, None, vec![], None);
-    of_aggregate(&Expr::AggregateFunction(call), schema)
+    // Its rows are in the order of the window.
+    let order = call.params.order_by.clone();
+    Some(Expr::AggregateFunction(AggregateFunction::new_udf(Arc::clone(function), args, distinct, None, order, None)))
 }
 
 fn of_aggregate(expr: &Expr, schema: &DFSchema) -> Exactness {
@@ -333,9 +367,16 @@ fn of_aggregate(expr: &Expr, schema: &DFSchema) -> Exactness {
         "bool_or",
         "grouping",
     ];
+    /// Functions whose answer follows the order of the rows.
+    const BY_ORDER: [&str; 5] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
     let Expr::AggregateFunction(call) = expr.clone().unalias() else { return Exactness::Exact };
     if call.func.name().starts_with("approx_") {
         return Exactness::Approximate;
+    }
+    // Rows that tie in what the values are ordered by must have the same value.
+    let ordered = call.params.args.first().is_some_and(|arg| call.params.order_by.iter().any(|by| by.expr == *arg));
+    if BY_ORDER.contains(&call.func.name()) && !ordered {
+        return Exactness::Order;
     }
     let float = |t: &DataType| t.is_floating();
     let args = call.params.args.iter().any(|a| a.get_type(schema).is_ok_and(|t| float(&t)));

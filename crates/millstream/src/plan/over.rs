@@ -54,6 +54,8 @@ pub struct StreamOver {
     pub keep: Option<Keep>,
     /// Whether rows are late by their own time, not by their windows'.
     pub row_time: bool,
+    /// Whether no two rows of a partition tie.
+    pub total: bool,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called.
@@ -174,9 +176,19 @@ fn edge(node: &Window, input: &Edge, parts: Parts) -> Result<Edge, Refusal> {
     let name = format!("over-{:016x}", fingerprint(&format!("{text}|{time}|{}", input.plan.display_indent())));
     let mut facts = input.facts.clone();
     facts.resize(window.schema.fields().len(), ColumnFact::Plain);
+    let total = is_total(&functions, input);
     let (input, schema) = (input.plan.clone(), window.schema);
-    let plan = extension(StreamOver { input, functions, answers, time, after_us, keep, row_time, schema, name });
+    let plan = extension(StreamOver { input, functions, answers, time, after_us, keep, row_time, total, schema, name });
     Ok(Edge { plan, changelog: false, key: None, facts, lag_us: Some(0) })
+}
+
+/// Whether PARTITION BY and ORDER BY hold a key of the rows: then no two of a partition tie.
+pub fn is_total(functions: &[Expr], input: &Edge) -> bool {
+    let Some((key, call)) = input.key.as_ref().zip(functions.first().and_then(call)) else { return false };
+    let ordered = call.params.order_by.iter().map(|by| &by.expr);
+    let by = ordered.chain(&call.params.partition_by).filter_map(|e| source_column(e, input.plan.schema()));
+    let by: Vec<usize> = by.collect();
+    key.iter().all(|k| by.contains(k))
 }
 
 /// A number for what an operator keeps.

@@ -43,6 +43,8 @@ pub struct StreamRanking {
     pub functions: Vec<Expr>,
     /// The ranks that are asked for, where the others need not be known.
     pub head: Option<Head>,
+    /// Whether no two rows of a partition tie.
+    pub total: bool,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called.
@@ -213,6 +215,7 @@ impl Rewrite {
                 "PARTITION BY window_start, window_end of TUMBLE, HOP or CUMULATE, or leave the EMIT out",
             ));
         }
+        let total = over::is_total(&functions, &input);
         let Edge { plan: input, changelog, .. } = input;
         let rows = input.schema().fields().len() - usize::from(changelog);
         let first = check_one_window(&functions)?;
@@ -227,7 +230,7 @@ impl Rewrite {
         let name = format!("ranking-{:016x}", fingerprint(&format!("{text}|{head:?}|{}", input.display_indent())));
         let schema = schema_of(&input, changelog, &functions)?;
         let facts = vec![ColumnFact::Plain; schema.fields().len()];
-        let plan = extension(StreamRanking { input, changelog, functions, head, schema, name });
+        let plan = extension(StreamRanking { input, changelog, functions, head, total, schema, name });
         Ok(Edge { plan, changelog: true, key, facts, lag_us: None })
     }
 

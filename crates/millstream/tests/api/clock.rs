@@ -48,3 +48,31 @@ async fn rows_that_stay_are_compared_and_shown_with_the_clock() {
         assert!(plan.contains("answer: clock"), "{query}: {plan}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_is_called_exact_only_where_the_order_of_arrival_has_no_say_in_it() {
+    for (query, exactness) in [
+        ("SELECT user FROM clicks LIMIT 3", "order"),
+        ("SELECT user, n FROM clicks ORDER BY n LIMIT 3", "order"),
+        ("SELECT n, row_number() OVER (PARTITION BY user ORDER BY at) AS r FROM clicks", "order"),
+        ("SELECT n, rank() OVER (PARTITION BY user ORDER BY at) AS r FROM clicks", "exact"),
+        ("SELECT n, lag(n) OVER (PARTITION BY user ORDER BY at) AS l FROM clicks", "order"),
+        ("SELECT user, array_agg(n) AS ns FROM clicks GROUP BY user", "order"),
+        ("SELECT user, array_agg(n ORDER BY n) AS ns FROM clicks GROUP BY user", "exact"),
+        ("SELECT user, first_value(n ORDER BY at) AS f FROM clicks GROUP BY user", "order"),
+        ("SELECT user, count(*) AS c, max(n) AS m FROM clicks GROUP BY user", "exact"),
+        (
+            "SELECT user, c FROM (SELECT user, count(*) AS c FROM clicks GROUP BY user) ORDER BY c, user LIMIT 3",
+            "exact",
+        ),
+        ("SELECT user, c FROM (SELECT user, count(*) AS c FROM clicks GROUP BY user) ORDER BY c LIMIT 3", "order"),
+        (
+            "SELECT n, avg(CAST(n AS DOUBLE)) OVER (PARTITION BY user ORDER BY at ROWS 2 PRECEDING) AS a FROM clicks",
+            "order",
+        ),
+        ("SELECT user, avg(CAST(n AS DOUBLE)) AS a FROM clicks GROUP BY user", "rounding"),
+    ] {
+        let plan = explained(query).await.unwrap_or_else(|e| panic!("{query}: {e}"));
+        assert!(plan.contains(&format!("answer: {exactness}")), "{query}: not {exactness}: {plan}");
+    }
+}
