@@ -8,6 +8,7 @@
 //! The bytes compare as the rows do, so that the first rows of a partition are found without a look at the
 //! others. Rows that tie in ORDER BY stand in the order of their columns.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -64,6 +65,50 @@ pub struct Head {
     pub limit: u64,
 }
 
+/// Which ranks are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// How they are counted.
+    pub kinds: &'a [RankKind],
+    /// The last of them.
+    pub head: Option<Head>,
+    /// Whether rows past them are of no more use.
+    pub prunes: bool,
+}
+
+/// How the ranks of a partition were changed.
+#[derive(Debug, Default)]
+pub struct Reranked {
+    /// Rows that had other ranks, or went.
+    pub gone: Vec<(Key, Counter)>,
+    /// Rows that have other ranks, or came.
+    pub come: Vec<(Key, Counter)>,
+    /// Rows that are of no more use, with how often they go.
+    pub beyond: Vec<(Key, i64)>,
+}
+
+/// A count along the rows of a partition.
+#[derive(Default)]
+struct Walk<'a> {
+    counter: Counter,
+    last: Option<&'a [u8]>,
+    /// The ranks that are asked for are passed.
+    over: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// Counts a row that is ordered by these bytes; `None` where its rank is not asked for.
+    fn next(&mut self, tied: &'a [u8], head: Option<Head>) -> Option<Counter> {
+        if self.over {
+            return None;
+        }
+        self.counter.count(self.last == Some(tied));
+        self.last = Some(tied);
+        self.over = head.is_some_and(|head| self.counter.rank(head.kind) > head.limit);
+        (!self.over).then_some(self.counter)
+    }
+}
+
 impl OrderedRows {
     /// No rows.
     pub fn try_new() -> DfResult<Self> {
@@ -98,7 +143,58 @@ impl OrderedRows {
         rows
     }
 
-    /// Stages changes: how often each of these rows comes (or goes, below zero). Each is named once.
+    /// How the ranks of a partition were changed by `changes`, which are staged already: its own, in order, each row
+    /// named once. Of the rows only those are answered whose ranks are others now.
+    pub fn reranked(&self, partition: &[u8], changes: &[(Key, i64)], asked: &Asked<'_>) -> Reranked {
+        let mut reranked = Reranked::default();
+        let [mut was, mut is] = [Walk::default(), Walk::default()];
+        let mut changes = changes.iter().peekable();
+        let range = (Bound::Included(partition), Bound::Unbounded);
+        let rows = self.order.range::<[u8], _>(range).take_while(|(bytes, _)| bytes.starts_with(partition));
+        let mut rows = rows.peekable();
+        loop {
+            // A row that is gone is named by its change only.
+            let order = match (rows.peek(), changes.peek()) {
+                (Some((bytes, _)), Some((key, _))) => bytes.as_ref().cmp(key.bytes.as_ref()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let change = if order.is_ge() { changes.next() } else { None };
+            let there = if order.is_le() { rows.next() } else { None };
+            let Some((bytes, row)) =
+                there.map(|(bytes, e)| (bytes, e.row)).or(change.map(|(key, _)| (&key.bytes, key.row)))
+            else {
+                break;
+            };
+            let after = there.map_or(0, |(_, entry)| entry.count);
+            let before = after - change.map_or(0, |(_, delta)| *delta);
+            let key = || Key { bytes: Arc::clone(bytes), row };
+            let tied = bytes.get(..row as usize).unwrap_or_default();
+            let mut beyond = 0;
+            for n in 0..before.max(after) {
+                let old = if n < before { was.next(tied, asked.head) } else { None };
+                let new = if n < after { is.next(tied, asked.head) } else { None };
+                beyond += i64::from(n < after && new.is_none());
+                if let (Some(old), Some(new)) = (&old, &new)
+                    && asked.kinds.iter().all(|kind| old.rank(*kind) == new.rank(*kind))
+                {
+                    continue;
+                }
+                reranked.gone.extend(old.map(|counter| (key(), counter)));
+                reranked.come.extend(new.map(|counter| (key(), counter)));
+            }
+            if asked.prunes && beyond > 0 {
+                reranked.beyond.push((key(), -beyond));
+            }
+            if !asked.prunes && was.over && is.over {
+                break;
+            }
+        }
+        reranked
+    }
+
+    /// Stages changes: how often each of these rows comes (or goes, below zero). Each is named once a call.
     ///
     /// # Errors
     /// Where a row goes that is not there.
@@ -233,5 +329,55 @@ impl OperatorState for OrderedRows {
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
         self.table.scan().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of one partition: what it is ordered by, and what tells it from those that tie.
+    fn key(order: u8, row: u32) -> Key {
+        let bytes: Vec<u8> = [order].into_iter().chain(row.to_be_bytes()).collect();
+        Key { bytes: bytes.into(), row: 1 }
+    }
+
+    fn rerank(rows: &mut OrderedRows, changes: &[(Key, i64)], prunes: bool) -> Reranked {
+        rows.change(changes.iter().cloned()).unwrap();
+        let head = Some(Head { kind: RankKind::Rank, limit: 2 });
+        let reranked = rows.reranked(&[], changes, &Asked { kinds: &[RankKind::Rank], head, prunes });
+        rows.change(reranked.beyond.iter().cloned()).unwrap();
+        rows.install();
+        reranked
+    }
+
+    #[test]
+    fn one_more_of_many_rows_that_tie_is_one_change() {
+        let mut rows = OrderedRows::try_new().unwrap();
+        let many: Vec<_> = (0..10_000).map(|n| (key(1, n * 2), 1)).collect();
+        assert_eq!(rerank(&mut rows, &many, true).come.len(), 10_000);
+        let more = rerank(&mut rows, &[(key(1, 5001), 1)], true);
+        assert_eq!((more.gone.len(), more.come.len()), (0, 1));
+    }
+
+    #[test]
+    fn rows_past_the_ranks_that_are_asked_for_are_kept_only_where_a_better_one_can_go() {
+        for prunes in [true, false] {
+            let mut rows = OrderedRows::try_new().unwrap();
+            rerank(&mut rows, &[(key(5, 0), 1), (key(6, 0), 2), (key(7, 0), 1)], prunes);
+            assert_eq!(rows.order.len(), if prunes { 2 } else { 3 });
+            // A better row moves 5 to the second place, and the two of 6 out.
+            let better = rerank(&mut rows, &[(key(4, 0), 1)], prunes);
+            let ranks = |of: &[(Key, Counter)]| {
+                of.iter().map(|(k, c)| (k.bytes[0], c.rank(RankKind::Rank))).collect::<Vec<_>>()
+            };
+            assert_eq!(ranks(&better.gone), [(5, 1), (6, 2), (6, 2)]);
+            assert_eq!(ranks(&better.come), [(4, 1), (5, 2)]);
+            assert_eq!(rows.order.len(), if prunes { 2 } else { 4 });
+        }
+        let mut rows = OrderedRows::try_new().unwrap();
+        rerank(&mut rows, &[(key(5, 0), 1), (key(6, 0), 1), (key(7, 0), 1)], false);
+        let gone = rerank(&mut rows, &[(key(5, 0), -1)], false);
+        assert_eq!((gone.gone.len(), gone.come.len()), (2, 2));
     }
 }

@@ -1,9 +1,9 @@
 //! Window functions over rows that come and go: of each partition that a batch touches, the answers before and
 //! after, as a changelog.
 //!
-//! All rows are kept, in order ([`OrderedRows`]). Where only the first ranks are asked for, only the first rows
-//! of a touched partition are looked at, however many it has; any other window function is answered anew over the
-//! whole partition.
+//! The rows are kept in order ([`OrderedRows`]). Where all functions are ranks, a touched partition is walked along its
+//! order, as far as ranks are asked for, and only rows whose rank has changed are answered; any other window function is
+//! answered anew over the whole partition. Rows past the last rank that is asked for are forgotten where none can go.
 //!
 //! Rows that tie in ORDER BY stand in the order of their columns: an order that does not depend on the cut.
 
@@ -22,9 +22,9 @@ use hashbrown::HashMap;
 
 use super::accumulate::evaluate_all;
 use super::changes::state_error;
-use super::ordered::{Head, Key, OrderedRows};
+use super::ordered::{Asked, Head, Key, OrderedRows};
 use super::over::OverFunction;
-use super::rank::Counter;
+use super::rank::{Counter, RankKind};
 use super::stateful::{Operator, StatefulExec};
 use super::top_n::nullable;
 use super::waiting::concat;
@@ -139,6 +139,11 @@ impl Operator<1> for RankingExec {
                 partitions.push(partition.into());
             }
         }
+        if let Some(kinds) = self.kinds() {
+            let changed: Vec<_> =
+                changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)).collect();
+            return self.rerank(state, &partitions, &changed, &kinds);
+        }
         let head = self.ranking.head;
         let before: Vec<Vec<Key>> = partitions.iter().map(|p| state.head(p, head)).collect();
         state.change(changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)))?;
@@ -157,6 +162,51 @@ impl Operator<1> for RankingExec {
 }
 
 impl RankingExec {
+    /// The functions, where all of them are ranks.
+    fn kinds(&self) -> Option<Vec<RankKind>> {
+        let kind = |function: &OverFunction| match function {
+            OverFunction::Rank(kind) => Some(*kind),
+            _ => None,
+        };
+        self.ranking.functions.iter().map(kind).collect()
+    }
+
+    /// The rows whose ranks are others after the changes, partition by partition.
+    fn rerank(
+        &self,
+        state: &mut OrderedRows,
+        partitions: &[Arc<[u8]>],
+        changed: &[(Key, i64)],
+        kinds: &[RankKind],
+    ) -> DfResult<Vec<RecordBatch>> {
+        state.change(changed.iter().cloned())?;
+        let head = self.ranking.head;
+        // What only comes moves other rows back, and those past the last rank never return.
+        let asked = Asked { kinds, head, prunes: head.is_some() && !changelog::is_weighted(&self.input) };
+        let (mut gone, mut come, mut beyond) = (vec![], vec![], vec![]);
+        let mut rest = changed;
+        for partition in partitions {
+            let (own, others) = rest.split_at(rest.partition_point(|(key, _)| key.bytes.starts_with(partition)));
+            rest = others;
+            let reranked = state.reranked(partition, own, &asked);
+            gone.extend(reranked.gone);
+            come.extend(reranked.come);
+            beyond.extend(reranked.beyond);
+        }
+        state.change(beyond.into_iter())?;
+        let rows = |(rows, weight): (Vec<(Key, Counter)>, i64)| {
+            let (keys, counters): (Vec<Key>, Vec<Counter>) = rows.into_iter().unzip();
+            let mut columns = self.decode(&[keys])?.columns().to_vec();
+            columns.extend(kinds.iter().map(|kind| {
+                Arc::new(UInt64Array::from_iter_values(counters.iter().map(|c| c.rank(*kind)))) as ArrayRef
+            }));
+            columns.push(Arc::new(Int64Array::from_value(weight, counters.len())));
+            Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
+        };
+        let changes = [(gone, -1), (come, 1)].into_iter().map(rows).collect::<DfResult<Vec<_>>>()?;
+        changelog::consolidate(&changes, &self.output).map_err(state_error)
+    }
+
     /// How often each row of the batch comes or goes.
     fn changed(&self, rows: &RecordBatch) -> DfResult<Changed> {
         let columns = self.rows.fields().len();

@@ -252,7 +252,7 @@ impl Exprs<'_> {
     fn ranking(&self, node: &StreamRanking, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let (partition, order) = self.sorted(&node.functions)?;
         let (name, output) = (node.name.as_str(), Arc::clone(node.schema.inner()));
-        if let Some(head) = node.keeps_best() {
+        if let Some(head) = node.keeps_lists() {
             let top = TopN { partition, order, kind: head.kind, limit: head.limit };
             return Ok(Arc::new(TopNExec::try_new(name, input, top, output)?));
         }

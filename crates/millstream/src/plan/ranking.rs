@@ -347,9 +347,15 @@ impl StreamRanking {
 
     /// Whether only the best rows are kept: nothing is ever taken away from the input.
     pub fn keeps_best(&self) -> Option<Head> {
-        /// More rows a key than this are kept in order instead of as a list.
+        self.head.filter(|_| !self.changelog)
+    }
+
+    /// Whether the best rows of a key are kept as a list, which is written anew when one of them changes.
+    pub fn keeps_lists(&self) -> Option<Head> {
+        /// More rows a key than this are kept in order instead, and so are ranks that any number of rows can share.
         const LIST_MAX: u64 = 1000;
-        self.head.filter(|h| !self.changelog && self.functions.len() == 1 && h.limit <= LIST_MAX)
+        let few = |h: &Head| h.kind == RankKind::RowNumber && h.limit <= LIST_MAX;
+        self.keeps_best().filter(few).filter(|_| self.functions.len() == 1)
     }
 
     fn identity(&self) -> (&LogicalPlan, &[Expr], &String) {

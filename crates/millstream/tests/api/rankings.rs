@@ -46,6 +46,10 @@ async fn what_is_kept_and_when_it_is_forgotten_is_said() {
         ),
         ("SELECT user FROM clicks LIMIT 3", "one number, how many rows came"),
         (
+            "SELECT * FROM (SELECT *, rank() OVER (PARTITION BY user ORDER BY n DESC) AS r FROM clicks) WHERE r <= 5",
+            "the best 5 rows and those that tie for each (clicks.user), for ever",
+        ),
+        (
             "SELECT n FROM clicks c WHERE EXISTS (SELECT 1 FROM clicks o WHERE CAST(o.n AS DOUBLE) = CAST(c.n AS DOUBLE))",
             "the rows of the left side and, of the right side, how many there are of each key",
         ),
