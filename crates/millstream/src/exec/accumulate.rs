@@ -83,7 +83,8 @@ pub struct Portion {
     pub arguments: Vec<Arguments>,
 }
 
-/// Functions whose answer does not depend on the order of the rows, but for the rounding of floats.
+/// Functions whose answer does not depend on the order of the rows, but for the rounding of floats, and for DataFusion's
+/// min and max of floats, which are no order where there is a NaN.
 const COMMUTATIVE: &str = "approx_distinct approx_median approx_percentile_cont approx_percentile_cont_with_weight \
     avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp max median min percentile_cont \
     regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy regr_syy stddev stddev_pop \

@@ -190,7 +190,7 @@ impl RetractAggregateExec {
         if standing > 0 {
             grouping.intern(&self.standing, standing)?;
         }
-        let keys = evaluate_all(&self.groups, rows)?.iter().map(canonical).collect::<DfResult<Vec<_>>>()?;
+        let keys = evaluate_all(&self.groups, rows)?.iter().map(canonical).collect::<Vec<_>>();
         let of_row = if rows.num_rows() == 0 { vec![] } else { grouping.intern(&keys, rows.num_rows())? };
         let total = grouping.len();
         let slots = match self.last {

@@ -96,7 +96,7 @@ impl Plan {
             rows.columns().get(i).cloned().ok_or_else(|| internal_datafusion_err!("column {i} is not there"))
         };
         let times: ArrayRef = Arc::new(micros(&column(self.time)?)?);
-        let mut by = self.keys.iter().map(|k| canonical(&column(*k)?)).collect::<DfResult<Vec<_>>>()?;
+        let mut by = self.keys.iter().map(|k| Ok(canonical(&column(*k)?))).collect::<DfResult<Vec<_>>>()?;
         by.push(Arc::clone(&times));
         let sort: Vec<SortColumn> = by.iter().map(|c| SortColumn { values: Arc::clone(c), options: None }).collect();
         let order = lexsort_to_indices(&sort, None)?;

@@ -112,7 +112,7 @@ impl Operator<2> for SetOpExec {
                 let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog ends with its weight"))?;
                 let columns = batch.columns().iter().zip(self.rows.fields());
                 let columns =
-                    columns.map(|(c, f)| canonical(&cast(c, f.data_type())?)).collect::<DfResult<Vec<_>>>()?;
+                    columns.map(|(c, f)| Ok(canonical(&cast(c, f.data_type())?))).collect::<DfResult<Vec<_>>>()?;
                 let of_row = grouping.intern(&columns, batch.num_rows())?;
                 for (row, weight) in of_row.iter().zip(weights.values()) {
                     if deltas.len() <= *row {

@@ -70,6 +70,19 @@ async fn a_minus_zero_joins_a_zero_as_in_batch() {
     }
 }
 
+#[tokio::test]
+async fn a_nan_is_one_of_the_same_bits_over_a_changelog_too() {
+    let t = rows(&[f64::NAN, -f64::NAN, f64::NAN, 1.0]);
+    let changes = "(SELECT x, n, count(*) AS c FROM t GROUP BY x, n)";
+    for sql in [
+        format!("SELECT x, count(*) AS c FROM {changes} GROUP BY x"),
+        format!("SELECT count(DISTINCT x) AS c FROM {changes}"),
+        format!("SELECT x FROM {changes} EXCEPT ALL SELECT x FROM t WHERE n = 0"),
+    ] {
+        holds(&sql, 1, t.clone(), vec![]).await;
+    }
+}
+
 fn plan(text: &str, dir: &std::path::Path) -> (Planner, PlannedQuery) {
     let mut planner = Planner::new(Arc::new(BuiltIn), dir).unwrap();
     let planned = planner.plan("cases", text).unwrap().queries.pop().unwrap();

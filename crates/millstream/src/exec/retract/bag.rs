@@ -192,7 +192,7 @@ struct Pairs {
 
 impl Pairs {
     fn of(spec: &BagSpec, touched: &Touched, rows: &RecordBatch, weights: &[i64]) -> DfResult<Self> {
-        let values = evaluate_all(&spec.values, rows)?.iter().map(canonical).collect::<DfResult<Vec<_>>>()?;
+        let values = evaluate_all(&spec.values, rows)?.iter().map(canonical).collect::<Vec<_>>();
         let groups = UInt64Array::from_iter_values(touched.of_row.iter().map(|g| *g as u64));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(groups)];
         columns.extend(values);

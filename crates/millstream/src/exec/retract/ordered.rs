@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{Field, Int64Type};
 use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{Result as DfResult, internal_datafusion_err};
 
 type Entries = BTreeMap<Box<[u8]>, i64>;
@@ -199,19 +200,8 @@ fn stretch<'a>(entries: &'a Entries, prefix: &[u8]) -> impl DoubleEndedIterator<
     entries.range((Bound::Included(prefix.into()), upper))
 }
 
-/// The column with one zero and one NaN, as they are equal to each other in a group.
-pub fn canonical(column: &ArrayRef) -> DfResult<ArrayRef> {
-    Ok(match column.data_type() {
-        DataType::Float64 => Arc::new(
-            column
-                .as_primitive::<Float64Type>()
-                .unary::<_, Float64Type>(|x| if x.is_nan() { f64::NAN } else { x + 0.0 }),
-        ),
-        DataType::Float32 => Arc::new(
-            column
-                .as_primitive::<Float32Type>()
-                .unary::<_, Float32Type>(|x| if x.is_nan() { f32::NAN } else { x + 0.0 }),
-        ),
-        _ => Arc::clone(column),
-    })
+/// The column with one zero, as `-0.0` and `0.0` are equal in a group; a NaN equals one of the same bits only. What is
+/// answered from values that are kept like this (a minimum, `array_agg`) is `0.0` where a row had `-0.0`.
+pub fn canonical(column: &ArrayRef) -> ArrayRef {
+    normalize_float_zero(column)
 }

@@ -27,7 +27,7 @@ impl Keys {
     /// The key of each row.
     pub fn of(&self, columns: &[ArrayRef], rows: usize) -> DfResult<Vec<Key>> {
         let Some(converter) = &self.0 else { return Ok(vec![Key::from([]); rows]) };
-        let columns = columns.iter().map(canonical).collect::<DfResult<Vec<_>>>()?;
+        let columns = columns.iter().map(canonical).collect::<Vec<_>>();
         Ok(converter.convert_columns(&columns)?.iter().map(|row| Key::from(row.data())).collect())
     }
 }
