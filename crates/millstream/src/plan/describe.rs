@@ -43,8 +43,10 @@ pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
 fn of_aggregate(node: &StreamAggregate) -> String {
     let keys: Vec<_> = node.keys.iter().map(ToString::to_string).collect();
     let keys = if keys.is_empty() { "one row".to_string() } else { format!("a row for each ({})", keys.join(", ")) };
-    let values =
-        if node.weight.is_some() { ", with the values that DISTINCT, min, max and the like tell apart" } else { "" };
+    let values = match node.weight {
+        Some(_) => ", with the values that DISTINCT, min, max and the like tell apart".to_string(),
+        None => all_values(&node.aggregates),
+    };
     match &node.window {
         Some(_) if node.weight.is_some() => {
             format!("{}: {keys}{values}, until the watermark passes its window; answered as it changes", node.name)
@@ -53,17 +55,37 @@ fn of_aggregate(node: &StreamAggregate) -> String {
         None if node.weight.is_some() => {
             format!("{}: {keys}{values}, until its last row goes: it grows with the number of groups", node.name)
         }
-        None => format!("{}: {keys}, for ever: it grows with the number of groups; a window would bound it", node.name),
+        None => format!(
+            "{}: {keys}{values}, for ever: it grows with the number of groups; a window would bound it",
+            node.name
+        ),
         Some(window) => {
             let emit = match window.emit {
                 WindowEmit::OnClose => "answered once, on close",
                 WindowEmit::Changes => "answered as it changes",
             };
             format!(
-                "{}: {keys} in each pane of {}, until the watermark passes its last window; {emit}",
+                "{}: {keys}{values} in each pane of {}, until the watermark passes its last window; {emit}",
                 node.name, window.spec
             )
         }
+    }
+}
+
+/// The functions that keep every value they are given, if there are any.
+fn all_values(aggregates: &[Expr]) -> String {
+    const KEEP_ALL: [&str; 3] = ["array_agg", "median", "percentile_cont"];
+    let name = |e: &Expr| match e.clone().unalias() {
+        Expr::AggregateFunction(call) => Some(call.func.name().to_string()),
+        _ => None,
+    };
+    let mut names: Vec<String> =
+        aggregates.iter().filter_map(name).filter(|n| KEEP_ALL.contains(&n.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(", with every value of {}, written anew with each batch that brings one", names.join(", ")),
     }
 }
 

@@ -50,6 +50,10 @@ async fn what_is_kept_and_when_it_is_forgotten_is_said() {
             "the best 5 rows and those that tie for each (clicks.user), for ever",
         ),
         (
+            "SELECT user, median(n), sum(n), array_agg(n) FROM clicks GROUP BY user",
+            "a row for each (clicks.user), with every value of array_agg, median, written anew with each batch",
+        ),
+        (
             "SELECT n FROM clicks c WHERE EXISTS (SELECT 1 FROM clicks o WHERE CAST(o.n AS DOUBLE) = CAST(c.n AS DOUBLE))",
             "the rows of the left side and, of the right side, how many there are of each key",
         ),
