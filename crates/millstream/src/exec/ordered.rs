@@ -248,7 +248,8 @@ impl OrderedRows {
     fn rebuild(&mut self) -> millstream_core::Result<()> {
         self.order.clear();
         self.journal.clear();
-        self.bytes = 0;
+        // The map is built of sorted rows at once, not row by row.
+        let mut entries: Vec<(Arc<[u8]>, Entry)> = Vec::with_capacity(self.table.len());
         for batch in self.table.scan() {
             let batch = batch?;
             let column = |c: usize| batch.columns().get(c);
@@ -260,11 +261,11 @@ impl OrderedRows {
                 return Err(Error::corrupt("the rows of a ranking have other columns than they were stored with"));
             };
             for (((id, bytes), count), row) in ids.values().iter().zip(bytes).zip(counts.values()).zip(rows.values()) {
-                let bytes: Arc<[u8]> = bytes.unwrap_or_default().into();
-                self.bytes += bytes.len();
-                self.order.insert(bytes, Entry { id: *id, count: *count, row: *row });
+                entries.push((bytes.unwrap_or_default().into(), Entry { id: *id, count: *count, row: *row }));
             }
         }
+        self.bytes = entries.iter().map(|(bytes, _)| bytes.len()).sum();
+        self.order = entries.into_iter().collect();
         Ok(())
     }
 }

@@ -17,6 +17,9 @@ use datafusion::common::{Result as DfResult, internal_datafusion_err};
 
 type Entries = BTreeMap<Box<[u8]>, i64>;
 
+/// A row of key and value, and how often it is there.
+type Entry = (Box<[u8]>, i64);
+
 /// Rows of key and value, sorted, with how often each is there.
 pub struct Ordered {
     keys: Option<RowConverter>,
@@ -76,15 +79,21 @@ impl Ordered {
     /// Makes this what the table says: batches of key, value and count.
     pub fn restore<'a>(&mut self, batches: impl Iterator<Item = DfResult<(i64, RecordBatch)>> + 'a) -> DfResult<()> {
         (self.slots, self.bytes, self.undo, self.floor) = (BTreeMap::new(), 0, vec![], None);
+        // A map of sorted entries is built at once, not entry by entry.
+        let mut slots: BTreeMap<i64, Vec<Entry>> = BTreeMap::new();
         for batch in batches {
             let (slot, batch) = batch?;
             let Some((counts, columns)) = batch.columns().split_last() else { continue };
             let counts = counts.as_primitive_opt::<Int64Type>();
             let counts = counts.ok_or_else(|| internal_datafusion_err!("a value has a count"))?;
             let rows = self.whole.convert_columns(columns)?;
-            for (i, count) in counts.values().iter().enumerate() {
-                self.change(slot, rows.row(i).data().into(), *count);
-            }
+            let there = rows.iter().zip(counts.values()).filter(|(_, count)| **count > 0);
+            slots.entry(slot).or_default().extend(there.map(|(row, count)| (row.data().into(), *count)));
+        }
+        for (slot, entries) in slots {
+            let entries = entries.into_iter().collect::<Entries>();
+            self.bytes += entries.keys().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
+            self.slots.insert(slot, entries);
         }
         Ok(())
     }
