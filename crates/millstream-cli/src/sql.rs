@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use futures::StreamExt;
 use millstream::batch::{answer, is_followed};
-use millstream::pipeline::{LiveQuery, emit_mode, query_dirs};
+use millstream::pipeline::{LiveQuery, asked, query_dirs};
 use millstream::plan::compile;
 use millstream::sql::{PlannedQuery, Planner};
-use millstream::{Error, Result, dropped};
+use millstream::{Error, Result, dropped, kept};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -25,7 +25,8 @@ pub struct Sql {
     /// The SQL; without it, a prompt.
     #[arg(short, long)]
     command: Option<String>,
-    /// A pipeline's state directory: its dropped rows are tables, `<source>$rejected` and `<query>$late`.
+    /// A pipeline's state directory: its dropped rows are tables, `<source>$rejected` and `<query>$late`, and so is what
+    /// its operators remember: `state`, `"state.<operator>"`.
     #[arg(long)]
     state: Option<PathBuf>,
 }
@@ -35,7 +36,8 @@ impl Sql {
     pub async fn run(self) -> Result<()> {
         let mut planner = Planner::new(crate::connectors::installed(), Path::new("."))?;
         if let Some(state) = &self.state {
-            for (name, table) in dropped::tables(&query_dirs(&crate::status::state_dir(state))?)? {
+            let queries = query_dirs(&crate::status::state_dir(state))?;
+            for (name, table) in dropped::tables(&queries)?.into_iter().chain(kept::tables(&queries)?) {
                 planner.catalog().add_provider(name, table);
             }
         }
@@ -58,7 +60,7 @@ async fn execute(planner: &mut Planner, name: &str, text: &str) -> Result<()> {
 
 async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
     let state = planner.state();
-    let compiled = || compile(query.plan.clone(), emit_mode(query.emit), state);
+    let compiled = || compile(query.plan.clone(), asked(&query), state);
     if query.explain {
         let compiled = compiled().await.map_err(|r| r.at(&query))?;
         println!("{}", crate::check::describe_plan(&compiled));

@@ -28,10 +28,12 @@ mod layout;
 mod long_keys;
 mod restore;
 mod segment;
+mod stored;
 
 pub use hash::{DEFAULT_KEY_GROUPS, hash_keys, key_group};
 pub use multi::{FoundRows, MultiTable, RowId, SEQUENCE};
 pub use operator::{Changes, OperatorState, Restored, StateInfo, TableInfo};
 pub use paned::PanedTable;
 pub use store::{SharedState, StateStore};
+pub use stored::{StoredTable, stored_tables};
 pub use table::{Found, KeyedTable};

@@ -99,11 +99,12 @@ impl Changes {
 }
 
 /// What the rows behind the keys of a [`MultiTable`] are called.
-fn rows_of(name: &str) -> String {
+pub(crate) fn rows_of(name: &str) -> String {
     format!("{name}.rows")
 }
 
-fn next_of(name: &str) -> String {
+/// Where a [`MultiTable`] keeps the sequence of its next row.
+pub(crate) fn next_of(name: &str) -> String {
     format!("{name}.next")
 }
 

@@ -26,7 +26,7 @@ pub use writer::StreamWriter;
 
 use crate::batch::answer;
 use crate::pipeline::emit_mode;
-use crate::plan::{Compiled, EmitMode, Refusal, compile, describe_state};
+use crate::plan::{Asked, Compiled, EmitMode, Lifetimes, Refusal, compile, describe_state};
 use crate::sql::{Connectors, PlannedQuery, SqlError};
 use crate::window::{Dedup, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
 
@@ -65,6 +65,8 @@ pub struct StreamFrame {
     room: Room,
     emit: EmitMode,
     /// The SQL that the plan was written as, as long as it is that plan.
+    /// How long keys are remembered that nothing touches; `None` for ever.
+    state_ttl_us: Option<i64>,
     query: Option<Arc<PlannedQuery>>,
 }
 
@@ -96,12 +98,12 @@ fn micros(length: Duration) -> i64 {
 
 impl StreamFrame {
     pub(crate) fn new(plan: LogicalPlan, room: Room) -> Self {
-        Self { plan, room, emit: EmitMode::Default, query: None }
+        Self { plan, room, emit: EmitMode::Default, state_ttl_us: None, query: None }
     }
 
     pub(crate) fn of_query(query: PlannedQuery, room: Room) -> Self {
-        let (plan, emit) = (query.plan.clone(), emit_mode(query.emit));
-        Self { plan, room, emit, query: Some(Arc::new(query)) }
+        let (plan, emit, state_ttl_us) = (query.plan.clone(), emit_mode(query.emit), query.settings.state_ttl_us());
+        Self { plan, room, emit, state_ttl_us, query: Some(Arc::new(query)) }
     }
 
     /// The columns. That of an event time says so in its metadata.
@@ -317,6 +319,14 @@ impl StreamFrame {
         rows.try_collect().await.map_err(|e| self.placed(&e))
     }
 
+    /// Forgets what it keeps of a key (of a GROUP BY, a join, a ranking, an upsert, a set operation) that no row has
+    /// touched for so long, by the time of the batches: the key then begins anew, and nothing is taken back. As `SET
+    /// 'state.ttl'`. The answer depends on the cut into batches then.
+    pub fn state_ttl(mut self, ttl: std::time::Duration) -> Self {
+        self.state_ttl_us = i64::try_from(ttl.as_micros()).ok().filter(|us| *us > 0);
+        self
+    }
+
     /// Streams the answer into a sink: say which, then [`StreamWriter::start`].
     pub fn write_stream(&self) -> StreamWriter {
         StreamWriter::new(self.clone())
@@ -328,13 +338,21 @@ impl StreamFrame {
     /// [`millstream_core::ErrorKind::Query`] where it can't be streamed.
     pub async fn compile(&self) -> Result<Compiled> {
         event_time::check_tables(&self.plan)?;
-        compile(self.plan.clone(), self.emit, &self.room.state).await.map_err(|refusal| match (&self.query, refusal) {
-            (Some(query), refusal) => refusal.at(query),
-            (None, Refusal::Construct { reason, instead, .. }) => Error::query(format!("{reason}; {instead}")),
-            (None, Refusal::Plan(error)) => of_datafusion(*error),
-            (None, Refusal::Source(error)) => error,
-            (None, Refusal::Bug(message)) => Error::bug(format!("{message}; this is a fault of millstream's own")),
+        compile(self.plan.clone(), self.asked(), &self.room.state).await.map_err(|refusal| {
+            match (&self.query, refusal) {
+                (Some(query), refusal) => refusal.at(query),
+                (None, Refusal::Construct { reason, instead, .. }) => Error::query(format!("{reason}; {instead}")),
+                (None, Refusal::Hint { message, .. }) => Error::query(message),
+                (None, Refusal::Plan(error)) => of_datafusion(*error),
+                (None, Refusal::Source(error)) => error,
+                (None, Refusal::Bug(message)) => Error::bug(format!("{message}; this is a fault of millstream's own")),
+            }
         })
+    }
+
+    fn asked(&self) -> Asked {
+        let hints = self.query.as_ref().map(|query| query.hints.clone()).unwrap_or_default();
+        Asked { emit: self.emit, lifetimes: Lifetimes::new(self.state_ttl_us, hints) }
     }
 
     fn placed(&self, error: &DataFusionError) -> Error {

@@ -49,6 +49,7 @@ pub mod changelog;
 pub mod dropped;
 pub mod exec;
 pub mod frame;
+pub mod kept;
 pub mod pipeline;
 pub mod plan;
 pub mod runner;

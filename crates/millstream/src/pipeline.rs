@@ -23,7 +23,7 @@ use millstream_state::StateStore;
 pub use live::LiveQuery;
 
 use self::dead_letters::{DeadLetters, reads_dropped_rows};
-use crate::plan::{Compiled, EmitMode, compile};
+use crate::plan::{Asked, Compiled, EmitMode, Lifetimes, compile};
 use crate::runner::{Input, LocalRunner};
 use crate::settings::Settings;
 use crate::sql::{Connectors, Emit, PlannedQuery, Planner};
@@ -133,11 +133,11 @@ impl Pipeline {
         for query in first.into_iter().chain(last) {
             // EXPLAIN INSERT asks what would run.
             let (Some(sink), false) = (query.sink.clone(), query.explain) else { continue };
-            let emit = emit_mode(query.emit);
             if reads_dropped_rows(&query.plan) {
                 dead_letters.resolve(&queries).map_err(|e| query.error_at_word("FROM", e.message()))?;
             }
-            let compiled = compile(query.plan.clone(), emit, planner.state()).await.map_err(|r| r.at(&query))?;
+            let compiled =
+                compile(query.plan.clone(), asked(&query), planner.state()).await.map_err(|r| r.at(&query))?;
             let PlannedQuery { name, sql, settings, .. } = query;
             let connectors = Arc::clone(&connectors);
             queries.push(PipelineQuery { name, sql, compiled, sink, settings, connectors });
@@ -182,6 +182,12 @@ pub fn emit_mode(emit: Option<Emit>) -> EmitMode {
         Some(Emit::OnWindowClose) => EmitMode::OnWindowClose,
         Some(Emit::Final) => EmitMode::Final,
     }
+}
+
+/// What the SQL asks of a query beside its plan: EMIT, `state.ttl` and hints.
+pub fn asked(query: &PlannedQuery) -> Asked {
+    let lifetimes = Lifetimes::new(query.settings.state_ttl_us(), query.hints.clone());
+    Asked { emit: emit_mode(query.emit), lifetimes }
 }
 
 impl PipelineQuery {

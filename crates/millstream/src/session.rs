@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use datafusion::catalog::TableFunctionImpl;
 use datafusion::common::TableReference;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{AggregateUDF, LogicalPlanBuilder, ScalarUDF};
@@ -165,6 +166,14 @@ impl Session {
     /// [`millstream_core::ErrorKind::Query`] where DataFusion refuses it.
     pub fn register_udaf(&self, function: AggregateUDF) -> Result<()> {
         self.planner().state_mut().register_udaf(Arc::new(function)).map(drop).map_err(of_datafusion)
+    }
+
+    /// Adds a table function, as DataFusion's `SessionContext` does: `FROM name(1, 'a')`. Its arguments are constants. It is
+    /// called when a query is planned, and answers with a table: rows that are there (a `MemTable`) come once, in the first
+    /// batch, and must be the same whenever it is called with the same arguments; a stream is made with
+    /// [`StreamTable::of`].
+    pub fn register_udtf(&self, name: &str, function: Arc<dyn TableFunctionImpl>) {
+        self.planner().state_mut().register_udtf(name, function);
     }
 
     fn room(&self, planner: &Planner) -> Room {

@@ -10,7 +10,7 @@ use millstream_core::{Error, Result};
 use millstream_io::options::{nearest, parse_duration};
 
 /// The keys of SET with what they mean, for a person.
-pub const KEYS: [(&str, &str); 13] = [
+pub const KEYS: [(&str, &str); 14] = [
     ("pipeline.name", "the name of the pipeline in `run` and `status`"),
     ("execution.trigger", "when a batch begins: 'continuous', 'available-now', or an interval: '500 ms'"),
     ("batch.max-rows", "rows that a batch may hold, over all sources (65536)"),
@@ -22,6 +22,7 @@ pub const KEYS: [(&str, &str); 13] = [
     ("retry.give-up-after", "how long a source or sink that is away is waited for ('5 min')"),
     ("parallelism.default", "partitions that are read and decoded at once (the machine's cores)"),
     ("table.local-time-zone", "the time zone of a session: 'UTC', which it always is"),
+    ("state.ttl", "how long a key is remembered that nothing touches: '1 h'; '0' is for ever, as without it"),
     ("log.segment-bytes", "the size at which a segment of the batch log is followed by a new one ('8 mb')"),
     ("rejected.max-bytes", "about how much is kept of rejected and late rows ('1 gb')"),
 ];
@@ -61,6 +62,11 @@ impl Settings {
         self.0.get(key).map(String::as_str)
     }
 
+    /// How long keys are remembered that nothing touches, in microseconds; `None` for ever.
+    pub fn state_ttl_us(&self) -> Option<i64> {
+        self.get("state.ttl").and_then(parse_ttl).flatten()
+    }
+
     /// Partitions that are read and decoded at once: as many as the machine has cores where nothing is said.
     pub fn parallelism(&self) -> usize {
         let set = self.get("parallelism.default").and_then(|n| n.trim().parse().ok());
@@ -95,6 +101,7 @@ impl Settings {
                 "checkpoint.work" => config.checkpoint_work = span()?,
                 "commit.linger" => config.commit_linger = span()?,
                 "retry.give-up-after" => config.retry.give_up_after = span()?,
+                "state.ttl" => drop(parse_ttl(value).ok_or_else(|| expects("a length of time like '1 h'"))?),
                 "log.segment-bytes" => config.retention.log_segment_bytes = bytes()?,
                 "rejected.max-bytes" => config.retention.dropped_bytes = bytes()?,
                 "parallelism.default" => drop(count()?),
@@ -106,6 +113,17 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// A length of time in microseconds, as `state.ttl` has it: `Some(None)` where it is 0, which is for ever.
+pub fn parse_ttl(text: &str) -> Option<Option<i64>> {
+    let trimmed = text.trim();
+    let zero = trimmed.trim_start_matches('0');
+    if zero.len() < trimmed.len() && zero.chars().all(|c| c.is_ascii_alphabetic() || c == ' ') {
+        return Some(None);
+    }
+    let us = i64::try_from(parse_duration(trimmed)?.as_micros()).ok()?;
+    Some(Some(us).filter(|us| *us > 0))
 }
 
 /// When a batch begins, as it is written in SET and on the command line.

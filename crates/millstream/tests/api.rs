@@ -8,6 +8,8 @@ mod clock;
 mod memory;
 #[path = "api/rankings.rs"]
 mod rankings;
+#[path = "api/sql.rs"]
+mod sql;
 
 use std::sync::Arc;
 

@@ -29,6 +29,11 @@ pub(crate) const PART: &str = ".tmp";
 /// A file is checked in parts of so many bytes.
 const READ_BYTES: usize = 1 << 18;
 
+/// The batch that a manifest of this name was made after.
+pub(crate) fn manifest_batch(name: &str) -> Option<u64> {
+    name.strip_prefix("checkpoint-")?.split('-').next()?.parse().ok()
+}
+
 /// Writes a whole file. Its name is durable after the directory was synced.
 pub(crate) async fn write_file(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = dir.join(name);

@@ -6,7 +6,8 @@
 //!
 //! Without GROUP BY columns there is one group, which has an answer before the first row, as in SQL.
 //!
-//! The input is insert-only. Nothing is ever forgotten here: a key stays as long as the query.
+//! The input is insert-only. A key stays as long as the query, unless it has a lifetime: one that no row has touched for
+//! that long is forgotten, without a word, and begins anew ([`super::idle`]).
 
 use std::sync::Arc;
 
@@ -19,10 +20,13 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
+use super::BatchContext;
 use super::accumulate::{Aggregate, Aggregates, Portion, evaluate_all};
 use super::changes::{Changed, state_error, weighted};
 use super::distinct::{keep_first, seen_keys};
 use super::grouping::Grouping;
+use super::idle::{self, Idle, TOUCHED};
+use super::memory::Memory;
 use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 
@@ -53,13 +57,13 @@ pub struct KeyedAggregateExec {
 impl KeyedAggregateExec {
     /// Groups the input by expressions and aggregates it.
     ///
-    /// `name` names the state within the query. `output` is the schema of the answer: a column for each group
+    /// `memory` names the state within the query. `output` is the schema of the answer: a column for each group
     /// expression, then one for each aggregate. The node's own schema adds [`changelog::WEIGHT`].
     ///
     /// # Errors
     /// Where DataFusion can't build an accumulator, or the types don't fit the output.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         input: Arc<dyn ExecutionPlan>,
         query: KeyedAggregate,
         output: &Schema,
@@ -68,14 +72,15 @@ impl KeyedAggregateExec {
         let schema = input.schema();
         let aggregates = Arc::new(Aggregates::try_new(&aggregates, &schema)?);
         let keys = key_schema(&groups, &schema, output.fields().iter().map(|f| f.name().as_str()))?;
-        let state = KeyedState::try_new(&keys, &aggregates, &schema)?;
+        let memory = memory.into();
+        let state = KeyedState::try_new(&keys, &aggregates, &schema, memory.idle_us(0))?;
         let output = changelog::with_weight(output);
         let results = keys.fields().iter().chain(aggregates.result_fields()).map(|f| f.data_type());
         if !results.eq(output.fields().iter().map(|f| f.data_type()).take(output.fields().len() - 1)) {
             return internal_err!("the answer of an aggregate does not have the types of {output}");
         }
         let operator = Self { groups, keys, standing, aggregates, output };
-        Ok(StatefulExec::new(name, [input], operator, state))
+        Ok(StatefulExec::new(memory.name, [input], operator, state))
     }
 }
 
@@ -100,8 +105,10 @@ impl Operator<1> for KeyedAggregateExec {
         &self,
         state: &mut KeyedState,
         [batches]: [Vec<RecordBatch>; 1],
-        _: &TaskContext,
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
+        let time_us = BatchContext::of(context)?.time_us;
+        state.forget(time_us, &self.standing)?;
         let mut grouping = Grouping::try_new(&self.keys)?;
         if let Some(keys) = self.standing.first() {
             grouping.intern(&self.standing, keys.len())?;
@@ -116,6 +123,9 @@ impl Operator<1> for KeyedAggregateExec {
             return Ok(vec![]);
         }
         let keys = grouping.keys()?;
+        if let Some(idle) = &mut state.idle {
+            idle.touch(time_us, &keys, total)?;
+        }
         let found = state.groups.get(&keys, total).map_err(state_error)?;
         if portions.is_empty() && !found.rows.is_empty() {
             return Ok(vec![]);
@@ -140,10 +150,11 @@ impl Operator<1> for KeyedAggregateExec {
 pub(super) struct KeyedState {
     groups: KeyedTable,
     seen: Vec<KeyedTable>,
+    idle: Option<Idle>,
 }
 
 impl KeyedState {
-    fn try_new(keys: &SchemaRef, aggregates: &Aggregates, input: &Schema) -> DfResult<Self> {
+    fn try_new(keys: &SchemaRef, aggregates: &Aggregates, input: &Schema, idle_us: Option<i64>) -> DfResult<Self> {
         let values = Arc::new(Schema::new(aggregates.state_fields().cloned().collect::<Vec<_>>()));
         let groups = KeyedTable::new(Arc::clone(keys), values).map_err(state_error)?;
         let seen = (0..aggregates.distinct().len())
@@ -152,7 +163,22 @@ impl KeyedState {
                 KeyedTable::new(keys, Arc::new(Schema::empty())).map_err(state_error)
             })
             .collect::<DfResult<_>>()?;
-        Ok(Self { groups, seen })
+        Ok(Self { groups, seen, idle: Idle::try_new(keys, idle_us)? })
+    }
+
+    /// Stages that groups are forgotten which no row has touched for long. Those that stand without a row stay.
+    fn forget(&mut self, time_us: i64, standing: &[ArrayRef]) -> DfResult<()> {
+        let Some(idle) = &mut self.idle else { return Ok(()) };
+        idle.touch(time_us, standing, standing.first().map_or(0, |keys| keys.len()))?;
+        let Some(gone) = idle.due(time_us)? else { return Ok(()) };
+        self.groups.remove(&gone.keys, gone.count).map_err(state_error)?;
+        for seen in &mut self.seen {
+            let columns = seen.keys().fields().len();
+            for (pairs, count) in gone.beginnings(self.groups.keys(), columns, seen.scan_staged())? {
+                seen.remove(&pairs, count).map_err(state_error)?;
+            }
+        }
+        Ok(())
     }
 
     /// Which pairs of group and value no earlier batch has seen; they are remembered.
@@ -193,10 +219,12 @@ pub(super) fn unseen(
 impl OperatorState for KeyedState {
     fn install(&mut self) {
         self.tables().for_each(KeyedTable::install);
+        self.idle.iter_mut().for_each(Idle::install);
     }
 
     fn discard(&mut self) {
         self.tables().for_each(KeyedTable::discard);
+        self.idle.iter_mut().for_each(Idle::discard);
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
@@ -204,7 +232,7 @@ impl OperatorState for KeyedState {
         for (set, table) in self.seen.iter().enumerate() {
             changes = changes.keyed(&format!("distinct.{set}"), table);
         }
-        Ok(changes)
+        Ok(idle::changes(changes, TOUCHED, self.idle.as_ref()))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
@@ -212,13 +240,14 @@ impl OperatorState for KeyedState {
         for (set, table) in self.seen.iter_mut().enumerate() {
             saved.keyed(&format!("distinct.{set}"), table)?;
         }
-        Ok(())
+        idle::restore(&mut saved, TOUCHED, self.idle.as_mut())
     }
 
     fn describe(&self) -> StateInfo {
         let mut tables = vec![TableInfo::keyed("groups", &self.groups)];
         let distinct = |(set, table)| TableInfo::keyed(&format!("distinct.{set}"), table);
         tables.extend(self.seen.iter().enumerate().map(distinct));
+        tables.extend(idle::describe(TOUCHED, self.idle.as_ref()));
         StateInfo { kind: "aggregate".to_string(), tables }
     }
 

@@ -10,7 +10,8 @@
 //!
 //! - An input is insert-only or a changelog, by its schema. An inner join, and a semi join, of insert-only inputs
 //!   are insert-only; every other answer is a changelog, consolidated.
-//! - Rows are kept for ever, unless the join has an [`Interval`]: then each side says when a row is of no more
+//! - Rows are kept for ever, or for the lifetime of their side's keys ([`super::idle`]); unless the join has an
+//!   [`Interval`]: then each side says when a row is of no more
 //!   use, and the answer is insert-only: a row without a partner is answered once, when it is forgotten.
 //! - [`WindowJoinExec`] joins rows of windows, each window once, when it closes.
 
@@ -34,7 +35,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use self::state::JoinState;
 use super::BatchContext;
-use super::changes::state_error;
+use super::memory::Memory;
 use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 
@@ -106,6 +107,7 @@ pub(super) struct Plan {
     pair: SchemaRef,
     /// With the weight, where it is a changelog.
     output: SchemaRef,
+    memory: Memory,
 }
 
 /// A join of two streams.
@@ -115,21 +117,23 @@ pub struct JoinExec(Plan);
 impl JoinExec {
     /// Joins two inputs.
     ///
-    /// `name` names the state within the query. `output` is the schema of the answer; the node's own schema adds
+    /// `memory` names the state within the query. `output` is the schema of the answer; the node's own schema adds
     /// [`changelog::WEIGHT`] where the answer is a changelog.
     ///
     /// # Errors
     /// Where the columns or keys don't fit each other.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         inputs: [Arc<dyn ExecutionPlan>; 2],
         join: Join,
         output: &Schema,
     ) -> DfResult<StatefulExec> {
         let schemas = inputs.each_ref().map(|input| input.schema());
         let changelog = join.is_changelog(schemas.each_ref().map(|s| changelog::is_weighted(s)));
-        let plan = Plan::try_new(join, schemas, output, changelog)?;
-        let state = JoinState::try_new(&plan).map_err(state_error)?;
+        let memory = memory.into();
+        let name = Arc::clone(&memory.name);
+        let plan = Plan::try_new(join, schemas, output, changelog, memory)?;
+        let state = JoinState::try_new(&plan)?;
         Ok(StatefulExec::new(name, inputs, Self(plan), state))
     }
 }
@@ -157,8 +161,7 @@ impl Operator<2> for JoinExec {
         inputs: [Vec<RecordBatch>; 2],
         context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
-        let frontier = BatchContext::of(context)?.frontier;
-        self.0.run(state, inputs.each_ref().map(Vec::as_slice), frontier)
+        self.0.run(state, inputs.each_ref().map(Vec::as_slice), &*BatchContext::of(context)?)
     }
 }
 
@@ -175,7 +178,13 @@ impl Join {
 }
 
 impl Plan {
-    fn try_new(join: Join, inputs: [SchemaRef; 2], output: &Schema, changelog: bool) -> DfResult<Self> {
+    fn try_new(
+        mut join: Join,
+        inputs: [SchemaRef; 2],
+        output: &Schema,
+        changelog: bool,
+        memory: Memory,
+    ) -> DfResult<Self> {
         let columns = inputs.each_ref().map(|schema| {
             let weight = usize::from(changelog::is_weighted(schema));
             let fields = schema.fields().iter().take(schema.fields().len() - weight).cloned();
@@ -192,7 +201,15 @@ impl Plan {
         if join.null_aware && (join.kind != JoinType::LeftAnti || join.on.len() != 1 || join.filter.is_some()) {
             return internal_err!("a NOT IN is an anti join over one key without a filter");
         }
+        if memory.lifetime.forgetful && join.null_aware {
+            return internal_err!("a NOT IN can't forget");
+        }
         let (pairs, left, right) = answers(join.kind);
+        // IMPORTANT: what was said of a row is kept beside it where partners are forgotten without a word. How many rows
+        // a key has does not tell it any more; how many a condition lets through is counted for each row.
+        if memory.lifetime.forgetful && join.interval.is_none() && (left.is_some() || right.is_some()) {
+            join.filter.get_or_insert_with(|| datafusion::physical_expr::expressions::lit(true));
+        }
         let both: Vec<FieldRef> = columns.iter().flat_map(|c| c.fields().iter().cloned()).collect();
         let plan = Self {
             join,
@@ -203,6 +220,7 @@ impl Plan {
             preserve: [left, right],
             pair: Arc::new(Schema::new(both)),
             output: if changelog { changelog::with_weight(output) } else { Arc::new(output.clone()) },
+            memory,
         };
         if plan.answer_types() != output.fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>() {
             return internal_err!("the answer of a join does not have the types of {output}");

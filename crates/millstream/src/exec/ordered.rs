@@ -15,11 +15,13 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type, UInt64Type};
-use datafusion::common::{Result as DfResult, exec_err};
+use datafusion::common::Result as DfResult;
 use millstream_core::Error;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::changes::state_error;
+use super::idle::{self, Idle, TOUCHED};
+use super::memory::Memory;
 use super::rank::{Counter, RankKind};
 
 const ROWS: &str = "rows";
@@ -54,6 +56,8 @@ pub struct OrderedRows {
     next: [u64; 2],
     /// What the batch changed, as it was before.
     journal: Vec<(Arc<[u8]>, Option<Entry>)>,
+    /// The partitions that can be forgotten, as bytes.
+    idle: Option<Idle>,
 }
 
 /// The first rows of a partition: to the end, or to a rank.
@@ -110,8 +114,8 @@ impl<'a> Walk<'a> {
 }
 
 impl OrderedRows {
-    /// No rows.
-    pub fn try_new() -> DfResult<Self> {
+    /// No rows. A partition is forgotten where nothing touches it for `idle_us`.
+    pub fn try_new(idle_us: Option<i64>) -> DfResult<Self> {
         let keys = Schema::new(vec![Field::new("$id", DataType::UInt64, false)]);
         let values = Schema::new(vec![
             Field::new("$bytes", DataType::Binary, false),
@@ -119,7 +123,29 @@ impl OrderedRows {
             Field::new("$row", DataType::UInt32, false),
         ]);
         let table = KeyedTable::new(Arc::new(keys), Arc::new(values)).map_err(state_error)?;
-        Ok(Self { order: BTreeMap::new(), table, bytes: 0, next: [0, 0], journal: vec![] })
+        let partitions = Schema::new(vec![Field::new("$partition", DataType::Binary, false)]);
+        let idle = Idle::try_new(&Arc::new(partitions), idle_us)?;
+        Ok(Self { order: BTreeMap::new(), table, bytes: 0, next: [0, 0], journal: vec![], idle })
+    }
+
+    /// Stages that rows have touched these partitions, each named once.
+    pub fn touch(&mut self, time_us: i64, partitions: &[Arc<[u8]>]) -> DfResult<()> {
+        let Some(idle) = &mut self.idle else { return Ok(()) };
+        let keys: [ArrayRef; 1] = [Arc::new(BinaryArray::from_iter_values(partitions))];
+        idle.touch(time_us, &keys, partitions.len())
+    }
+
+    /// Stages that partitions are forgotten which nothing has touched for long.
+    pub fn forget(&mut self, time_us: i64, memory: &Memory) -> DfResult<()> {
+        let gone = self.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten();
+        let partitions = gone.as_ref().and_then(|gone| gone.keys.first()).and_then(|keys| keys.as_binary_opt::<i32>());
+        let mut changes = vec![];
+        for partition in partitions.into_iter().flatten().flatten() {
+            let range = self.order.range::<[u8], _>((Bound::Included(partition), Bound::Unbounded));
+            let rows = range.take_while(|(bytes, _)| bytes.starts_with(partition));
+            changes.extend(rows.map(|(bytes, e)| (Key { bytes: Arc::clone(bytes), row: e.row }, -e.count)));
+        }
+        self.change(changes.into_iter(), memory)
     }
 
     /// The first rows of a partition, each as often as it is there.
@@ -197,17 +223,19 @@ impl OrderedRows {
     /// Stages changes: how often each of these rows comes (or goes, below zero). Each is named once a call.
     ///
     /// # Errors
-    /// Where a row goes that is not there.
-    pub fn change(&mut self, changes: impl Iterator<Item = (Key, i64)>) -> DfResult<()> {
+    /// Where a row goes that is not there, unless the query forgets.
+    pub fn change(&mut self, changes: impl Iterator<Item = (Key, i64)>, memory: &Memory) -> DfResult<()> {
         let mut put: Vec<(Arc<[u8]>, Entry)> = vec![];
         let mut removed: Vec<u64> = vec![];
         for (key, delta) in changes.filter(|(_, delta)| *delta != 0) {
             let before = self.order.get(&key.bytes).copied();
-            let count = before.map_or(0, |e| e.count) + delta;
+            let mut count = before.map_or(0, |e| e.count) + delta;
             if count < 0 {
-                return exec_err!(
-                    "a row was taken back that had not come: two inputs of one changelog disagree on its rows"
-                );
+                memory.unknown_row("a ranking")?;
+                count = 0;
+            }
+            if count == 0 && before.is_none() {
+                continue;
             }
             self.journal.push((Arc::clone(&key.bytes), before));
             match before {
@@ -285,12 +313,14 @@ impl Key {
 impl OperatorState for OrderedRows {
     fn install(&mut self) {
         self.table.install();
+        self.idle.iter_mut().for_each(Idle::install);
         self.next[0] = self.next[1];
         self.journal.clear();
     }
 
     fn discard(&mut self) {
         self.table.discard();
+        self.idle.iter_mut().for_each(Idle::discard);
         self.next[1] = self.next[0];
         // What was changed twice was first what it is to be again.
         let mut before = HashMap::new();
@@ -311,11 +341,13 @@ impl OperatorState for OrderedRows {
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
-        Ok(Changes::new().keyed(ROWS, &self.table).note(NEXT, self.next[0].to_string()))
+        let changes = Changes::new().keyed(ROWS, &self.table).note(NEXT, self.next[0].to_string());
+        Ok(idle::changes(changes, TOUCHED, self.idle.as_ref()))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
         saved.keyed(ROWS, &mut self.table)?;
+        idle::restore(&mut saved, TOUCHED, self.idle.as_mut())?;
         let next = saved.note(NEXT).and_then(|n| n.parse().ok());
         let next = next.ok_or_else(|| Error::corrupt("the checkpoint does not number the rows of a ranking"))?;
         self.next = [next, next];
@@ -325,7 +357,8 @@ impl OperatorState for OrderedRows {
     fn describe(&self) -> StateInfo {
         let mut info = TableInfo::keyed(ROWS, &self.table);
         info.bytes += self.bytes + self.order.len() * ENTRY_BYTES;
-        StateInfo { kind: "ranking".to_string(), tables: vec![info] }
+        let tables = [info].into_iter().chain(idle::describe(TOUCHED, self.idle.as_ref())).collect();
+        StateInfo { kind: "ranking".to_string(), tables }
     }
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
@@ -344,17 +377,17 @@ mod tests {
     }
 
     fn rerank(rows: &mut OrderedRows, changes: &[(Key, i64)], prunes: bool) -> Reranked {
-        rows.change(changes.iter().cloned()).unwrap();
+        rows.change(changes.iter().cloned(), &Memory::from("t")).unwrap();
         let head = Some(Head { kind: RankKind::Rank, limit: 2 });
         let reranked = rows.reranked(&[], changes, &Asked { kinds: &[RankKind::Rank], head, prunes });
-        rows.change(reranked.beyond.iter().cloned()).unwrap();
+        rows.change(reranked.beyond.iter().cloned(), &Memory::from("t")).unwrap();
         rows.install();
         reranked
     }
 
     #[test]
     fn one_more_of_many_rows_that_tie_is_one_change() {
-        let mut rows = OrderedRows::try_new().unwrap();
+        let mut rows = OrderedRows::try_new(None).unwrap();
         let many: Vec<_> = (0..10_000).map(|n| (key(1, n * 2), 1)).collect();
         assert_eq!(rerank(&mut rows, &many, true).come.len(), 10_000);
         let more = rerank(&mut rows, &[(key(1, 5001), 1)], true);
@@ -364,7 +397,7 @@ mod tests {
     #[test]
     fn rows_past_the_ranks_that_are_asked_for_are_kept_only_where_a_better_one_can_go() {
         for prunes in [true, false] {
-            let mut rows = OrderedRows::try_new().unwrap();
+            let mut rows = OrderedRows::try_new(None).unwrap();
             rerank(&mut rows, &[(key(5, 0), 1), (key(6, 0), 2), (key(7, 0), 1)], prunes);
             assert_eq!(rows.order.len(), if prunes { 2 } else { 3 });
             // A better row moves 5 to the second place, and the two of 6 out.
@@ -376,7 +409,7 @@ mod tests {
             assert_eq!(ranks(&better.come), [(4, 1), (5, 2)]);
             assert_eq!(rows.order.len(), if prunes { 2 } else { 4 });
         }
-        let mut rows = OrderedRows::try_new().unwrap();
+        let mut rows = OrderedRows::try_new(None).unwrap();
         rerank(&mut rows, &[(key(5, 0), 1), (key(6, 0), 1), (key(7, 0), 1)], false);
         let gone = rerank(&mut rows, &[(key(5, 0), -1)], false);
         assert_eq!((gone.gone.len(), gone.come.len()), (2, 2));

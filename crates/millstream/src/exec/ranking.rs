@@ -3,7 +3,8 @@
 //!
 //! The rows are kept in order ([`OrderedRows`]). Where all functions are ranks, a touched partition is walked along its
 //! order, as far as ranks are asked for, and only rows whose rank has changed are answered; any other window function is
-//! answered anew over the whole partition. Rows past the last rank that is asked for are forgotten where none can go.
+//! answered anew over the whole partition. Rows past the last rank that is asked for are forgotten where none can go,
+//! and those of a partition that nothing has touched for its lifetime ([`super::idle`]).
 //!
 //! Rows that tie in ORDER BY stand in the order of their columns: an order that does not depend on the cut.
 
@@ -20,8 +21,10 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use hashbrown::HashMap;
 
+use super::BatchContext;
 use super::accumulate::evaluate_all;
 use super::changes::state_error;
+use super::memory::Memory;
 use super::ordered::{Asked, Head, Key, OrderedRows};
 use super::over::OverFunction;
 use super::rank::{Counter, RankKind};
@@ -50,6 +53,7 @@ pub struct RankingExec {
     partition: RowConverter,
     order: RowConverter,
     row: RowConverter,
+    memory: Memory,
     input: SchemaRef,
     /// The input's columns without a weight, all nullable.
     rows: SchemaRef,
@@ -64,7 +68,7 @@ impl RankingExec {
     /// # Errors
     /// Where a type has no order.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         input: Arc<dyn ExecutionPlan>,
         ranking: Ranking,
         output: SchemaRef,
@@ -82,8 +86,10 @@ impl RankingExec {
         let fields = fields.map(|by| Ok(SortField::new_with_options(by.expr.data_type(&schema)?, by.options)));
         let order = converter(fields.collect::<DfResult<_>>()?)?;
         let row = converter(rows.fields().iter().map(|f| SortField::new(f.data_type().clone())).collect())?;
-        let operator = Self { ranking, partition, order, row, input: schema, rows, output };
-        let state = OrderedRows::try_new()?;
+        let memory = memory.into();
+        let state = OrderedRows::try_new(memory.idle_us(0).filter(|_| !ranking.partition.is_empty()))?;
+        let name = Arc::clone(&memory.name);
+        let operator = Self { ranking, partition, order, row, memory, input: schema, rows, output };
         Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
@@ -123,8 +129,10 @@ impl Operator<1> for RankingExec {
         &self,
         state: &mut OrderedRows,
         [batches]: [Vec<RecordBatch>; 1],
-        _: &TaskContext,
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
+        let time_us = BatchContext::of(context)?.time_us;
+        state.forget(time_us, &self.memory)?;
         let rows = concat(&self.input, &batches)?;
         if rows.num_rows() == 0 {
             return Ok(vec![]);
@@ -139,6 +147,7 @@ impl Operator<1> for RankingExec {
                 partitions.push(partition.into());
             }
         }
+        state.touch(time_us, &partitions)?;
         if let Some(kinds) = self.kinds() {
             let changed: Vec<_> =
                 changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)).collect();
@@ -146,7 +155,7 @@ impl Operator<1> for RankingExec {
         }
         let head = self.ranking.head;
         let before: Vec<Vec<Key>> = partitions.iter().map(|p| state.head(p, head)).collect();
-        state.change(changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)))?;
+        state.change(changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)), &self.memory)?;
         let (mut gone, mut come) = (vec![], vec![]);
         for (partition, before) in partitions.iter().zip(before) {
             let after = state.head(partition, head);
@@ -179,7 +188,7 @@ impl RankingExec {
         changed: &[(Key, i64)],
         kinds: &[RankKind],
     ) -> DfResult<Vec<RecordBatch>> {
-        state.change(changed.iter().cloned())?;
+        state.change(changed.iter().cloned(), &self.memory)?;
         let head = self.ranking.head;
         // What only comes moves other rows back, and those past the last rank never return.
         let asked = Asked { kinds, head, prunes: head.is_some() && !changelog::is_weighted(&self.input) };
@@ -193,7 +202,7 @@ impl RankingExec {
             come.extend(reranked.come);
             beyond.extend(reranked.beyond);
         }
-        state.change(beyond.into_iter())?;
+        state.change(beyond.into_iter(), &self.memory)?;
         let rows = |(rows, weight): (Vec<(Key, Counter)>, i64)| {
             let (keys, counters): (Vec<Key>, Vec<Counter>) = rows.into_iter().unzip();
             let mut columns = self.decode(&[keys])?.columns().to_vec();

@@ -8,7 +8,8 @@
 //! group from the start and it stays, as in SQL.
 //!
 //! Where the groups are those of a window, the input is the changelog of windows that are not yet closed: state is
-//! kept by the window's last instant and dropped, without a word, once the frontier has passed it.
+//! kept by the window's last instant and dropped, without a word, once the frontier has passed it. Other groups can have
+//! a lifetime ([`super::idle`]).
 
 mod bag;
 mod measure;
@@ -33,9 +34,11 @@ use self::state::RetractState;
 use super::BatchContext;
 use super::accumulate::{Aggregate, evaluate_all};
 use super::aggregate::named_groups;
-use super::changes::{Changed, weighted};
+use super::changes::{Changed, state_error, weighted};
 use super::event_time::micros;
 use super::grouping::Grouping;
+use super::idle::{Forgotten, Idle};
+use super::memory::Memory;
 use super::stateful::{Operator, StatefulExec};
 use super::window::behind;
 use crate::changelog;
@@ -64,6 +67,7 @@ pub struct RetractAggregateExec {
     weight: usize,
     last: Option<usize>,
     lag_us: i64,
+    memory: Memory,
     standing: Vec<ArrayRef>,
     keys: SchemaRef,
     measures: Measures,
@@ -75,13 +79,13 @@ pub struct RetractAggregateExec {
 impl RetractAggregateExec {
     /// Groups a changelog by expressions and aggregates it.
     ///
-    /// `name` names the state within the query. `output` is the schema of the answer: a column for each group
+    /// `memory` names the state within the query. `output` is the schema of the answer: a column for each group
     /// expression, then one for each aggregate. The node's own schema adds [`changelog::WEIGHT`].
     ///
     /// # Errors
     /// Where DataFusion can't build an accumulator, or the types don't fit the output.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         input: Arc<dyn ExecutionPlan>,
         query: RetractAggregate,
         output: &Schema,
@@ -97,9 +101,12 @@ impl RetractAggregateExec {
         if !results.eq(output.fields().iter().map(|f| f.data_type())) {
             return internal_err!("the answer of an aggregate does not have the types of {output}");
         }
-        let state = RetractState::try_new(&keys, &measures, &schema)?;
+        let memory = memory.into();
+        let idle = Idle::try_new(&keys, memory.idle_us(0).filter(|_| last.is_none()))?;
+        let state = RetractState::try_new(&keys, &measures, &schema, idle)?;
+        let name = Arc::clone(&memory.name);
         let output = changelog::with_weight(output);
-        let operator = Self { groups, weight, last, lag_us, standing, keys, measures, input: schema, output };
+        let operator = Self { groups, weight, last, lag_us, memory, standing, keys, measures, input: schema, output };
         Ok(StatefulExec::new(name, [input], operator, state))
     }
 }
@@ -136,8 +143,14 @@ impl Operator<1> for RetractAggregateExec {
         [batches]: [Vec<RecordBatch>; 1],
         context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
-        let changes = self.changes(state, &concat_batches(&self.input, &batches)?)?;
-        let frontier = BatchContext::of(context)?.frontier.map(|f| behind(f, self.lag_us));
+        let context = BatchContext::of(context)?;
+        state.forget(context.time_us, &self.standing)?;
+        let rows = match self.memory.lifetime.forgetful {
+            true => self.consolidated(&batches)?,
+            false => batches,
+        };
+        let changes = self.changes(state, context.time_us, &concat_batches(&self.input, &rows)?)?;
+        let frontier = context.frontier.map(|f| behind(f, self.lag_us));
         if let (Some(_), Some(frontier)) = (self.last, frontier) {
             state.drop_below(frontier.saturating_add(1));
         }
@@ -146,24 +159,42 @@ impl Operator<1> for RetractAggregateExec {
 }
 
 impl RetractAggregateExec {
-    fn changes(&self, state: &mut RetractState, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
+    /// Each row once, wherever the weight stands: what comes and goes within a batch was never there.
+    fn consolidated(&self, batches: &[RecordBatch]) -> DfResult<Vec<RecordBatch>> {
+        let columns = self.input.fields().len();
+        let order: Vec<usize> = (0..columns).filter(|c| *c != self.weight).chain([self.weight]).collect();
+        let back: Vec<usize> = (0..columns).filter_map(|c| order.iter().position(|o| *o == c)).collect();
+        let schema = Arc::new(self.input.project(&order)?);
+        let rows = batches.iter().map(|b| Ok(b.project(&order)?)).collect::<DfResult<Vec<_>>>()?;
+        let rows = changelog::consolidate(&rows, &schema).map_err(state_error)?;
+        rows.iter().map(|b| Ok(b.project(&back)?)).collect()
+    }
+
+    fn changes(&self, state: &mut RetractState, time_us: i64, rows: &RecordBatch) -> DfResult<Vec<RecordBatch>> {
         let weights = rows.columns().get(self.weight).and_then(|c| c.as_primitive_opt::<Int64Type>());
         let weights = weights.ok_or_else(|| internal_datafusion_err!("a changelog has weights"))?;
-        let weights: Vec<i64> = weights.values().to_vec();
+        let mut weights: Vec<i64> = weights.values().to_vec();
         let touched = self.touched(rows)?;
         let total = touched.total;
         if total == 0 {
             return Ok(vec![]);
         }
+        if let Some(idle) = &mut state.idle {
+            idle.touch(time_us, &touched.keys, total)?;
+        }
         let found = state.groups.get(&touched.slots, &touched.keys, total)?;
         if rows.num_rows() == 0 && found.rows.len() == total {
             return Ok(vec![]);
         }
+        if self.memory.lifetime.forgetful {
+            ignore_unknown(&mut weights, &touched, &found);
+        }
         let mut changes = vec![];
         for (bag, spec) in state.bags.iter_mut().zip(self.measures.bags()) {
-            changes.push(bag.update(spec, &touched, rows, &weights)?);
+            changes.push(bag.update(spec, &touched, rows, &weights, &self.memory)?);
         }
-        let (counts, after) = self.measures.after(state, &found, &touched, rows, &weights, &changes)?;
+        let change = Change { touched: &touched, rows, weights: &weights, bags: &changes, memory: &self.memory };
+        let (counts, after) = self.measures.after(state, &found, &change)?;
         let answers = |columns: &[ArrayRef], rows: usize| self.measures.answers(columns, rows);
         let old = answers(found.values.get(1..).unwrap_or_default(), found.rows.len())?;
         let new = answers(&after, total)?;
@@ -172,6 +203,12 @@ impl RetractAggregateExec {
         let there: BooleanArray =
             counts.values().iter().enumerate().map(|(group, n)| Some(*n > 0 || group < standing)).collect();
         self.store(state, &touched, &there, &counts, &after)?;
+        if changes.iter().any(|c| c.ignored) {
+            // What is left of a group whose count says that it is gone.
+            let gone = arrow::compute::not(&there)?;
+            let keys = touched.keys.iter().map(|k| Ok(filter(k, &gone)?)).collect::<DfResult<Vec<_>>>()?;
+            state.forget_values(&Forgotten { keys, count: gone.true_count() })?;
+        }
         let changed = Changed::between(&old, &new, &found.rows, total)?.without(&there);
         let old_keys = take_arrays(&touched.keys, &changed.places, None)?;
         let gone = weighted(&self.output, old_keys.into_iter().chain(old), found.rows.len(), -1)?;
@@ -242,17 +279,39 @@ impl RetractAggregateExec {
     }
 }
 
+/// What a batch changes.
+struct Change<'a> {
+    touched: &'a Touched,
+    rows: &'a RecordBatch,
+    weights: &'a [i64],
+    bags: &'a [bag::Changes],
+    memory: &'a Memory,
+}
+
+/// Where a query forgets, a row is ignored that is taken back from a group of which nothing is known.
+fn ignore_unknown(weights: &mut [i64], touched: &Touched, found: &millstream_state::Found) {
+    let mut known = vec![false; touched.total];
+    for group in &found.rows {
+        if let Some(known) = known.get_mut(*group) {
+            *known = true;
+        }
+    }
+    for (weight, group) in weights.iter_mut().zip(&touched.of_row) {
+        if *weight < 0 && known.get(*group) == Some(&false) {
+            *weight = 0;
+        }
+    }
+}
+
 impl Measures {
     /// The number of rows and the state of every touched group, after a batch.
     fn after(
         &self,
         state: &RetractState,
         found: &millstream_state::Found,
-        touched: &Touched,
-        rows: &RecordBatch,
-        weights: &[i64],
-        changes: &[bag::Changes],
+        change: &Change<'_>,
     ) -> DfResult<(arrow::array::Int64Array, Vec<ArrayRef>)> {
+        let Change { touched, rows, weights, memory, .. } = change;
         let mut counts = vec![0i64; touched.total];
         if let Some(before) = found.values.first().and_then(|c| c.as_primitive_opt::<Int64Type>()) {
             for (group, before) in found.rows.iter().zip(before.values()) {
@@ -261,13 +320,14 @@ impl Measures {
                 }
             }
         }
-        for (group, weight) in touched.of_row.iter().zip(weights) {
+        for (group, weight) in touched.of_row.iter().zip(*weights) {
             if let Some(count) = counts.get_mut(*group) {
                 *count += weight;
             }
         }
-        if counts.iter().any(|n| *n < 0) {
-            return internal_err!("a group lost more rows than it had");
+        for count in counts.iter_mut().filter(|n| **n < 0) {
+            memory.unknown_row("an aggregate")?;
+            *count = 0;
         }
         let mut after = vec![];
         let mut from = 1;
@@ -276,8 +336,8 @@ impl Measures {
             let before = found.values.get(from..to).unwrap_or_default();
             let before = measure::Before { groups: &found.rows, columns: before };
             after.extend(match measure.bag() {
-                None => measure.add(before, &measure.rows(rows, weights, &touched.of_row)?, touched.total)?,
-                Some(bag) => self.after_bag(measure, bag, state, before, touched, changes)?,
+                None => measure.add(before, &measure.rows(rows, weights, &touched.of_row)?, touched.total, memory)?,
+                Some(bag) => self.after_bag(measure, bag, state, before, change)?,
             });
             from = to;
         }
@@ -290,15 +350,14 @@ impl Measures {
         bag: usize,
         state: &RetractState,
         before: measure::Before<'_>,
-        touched: &Touched,
-        changes: &[bag::Changes],
+        change: &Change<'_>,
     ) -> DfResult<Vec<ArrayRef>> {
-        let (Some(bag), Some(changes)) = (state.bags.get(bag), changes.get(bag)) else {
+        let (Some(bag), Some(changes)) = (state.bags.get(bag), change.bags.get(bag)) else {
             return internal_err!("an aggregate has no values");
         };
         if measure.is_linear() {
-            return measure.add(before, &measure.distinct_rows(changes)?, touched.total);
+            return measure.add(before, &measure.distinct_rows(changes)?, change.touched.total, change.memory);
         }
-        measure.read(bag, touched)
+        measure.read(bag, change.touched)
     }
 }

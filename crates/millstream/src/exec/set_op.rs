@@ -2,7 +2,7 @@
 //!
 //! For each distinct row, how often it is on the left and on the right is kept. A batch changes the counts of its
 //! rows; where that changes how often a row is in the answer, the difference goes out as its weight. NULL equals
-//! NULL. A row that is on neither side is forgotten; nothing else ever is.
+//! NULL. A row that is on neither side is forgotten, and one that nothing has touched for its lifetime ([`super::idle`]).
 
 use std::sync::Arc;
 
@@ -14,8 +14,11 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
+use super::BatchContext;
 use super::changes::state_error;
 use super::grouping::Grouping;
+use super::idle::{self, Idle, TOUCHED};
+use super::memory::Memory;
 use super::retract::canonical;
 use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
@@ -51,6 +54,7 @@ pub struct SetOpExec {
     op: SetOp,
     rows: SchemaRef,
     output: SchemaRef,
+    memory: Memory,
 }
 
 impl SetOpExec {
@@ -60,7 +64,7 @@ impl SetOpExec {
     /// # Errors
     /// Where the inputs do not have these columns, or rows of them can't be compared.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         inputs: [Arc<dyn ExecutionPlan>; 2],
         changelog: [bool; 2],
         op: SetOp,
@@ -75,10 +79,13 @@ impl SetOpExec {
         let keys = Arc::new(Schema::new(rows.fields().iter().map(nullable).collect::<Vec<_>>()));
         let count = |name| Field::new(name, DataType::Int64, true);
         let counts = Arc::new(Schema::new(vec![count("$left"), count("$right")]));
+        let memory = memory.into();
+        let idle = Idle::try_new(&keys, memory.idle_us(0))?;
         let table = KeyedTable::new(keys, counts).map_err(state_error)?;
         let output = changelog::with_weight(&rows);
-        let operator = Self { changelog, op, rows, output };
-        Ok(StatefulExec::new(name, inputs, operator, SetOpState { rows: table }))
+        let name = Arc::clone(&memory.name);
+        let operator = Self { changelog, op, rows, output, memory };
+        Ok(StatefulExec::new(name, inputs, operator, SetOpState { rows: table, idle }))
     }
 }
 
@@ -99,8 +106,12 @@ impl Operator<2> for SetOpExec {
         &self,
         state: &mut SetOpState,
         inputs: [Vec<RecordBatch>; 2],
-        _: &TaskContext,
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
+        let time_us = BatchContext::of(context)?.time_us;
+        if let Some(gone) = state.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten() {
+            state.rows.remove(&gone.keys, gone.count).map_err(state_error)?;
+        }
         let mut grouping = Grouping::try_new(state.rows.keys())?;
         let mut deltas: [Vec<i64>; 2] = Default::default();
         for ((batches, changelog), deltas) in inputs.iter().zip(self.changelog).zip(&mut deltas) {
@@ -127,8 +138,11 @@ impl Operator<2> for SetOpExec {
         if deltas.iter().all(Vec::is_empty) {
             return Ok(vec![]);
         }
-        let total = grouping.len();
-        self.apply(state, &grouping.keys()?, &deltas, total)
+        let (total, keys) = (grouping.len(), grouping.keys()?);
+        if let Some(idle) = &mut state.idle {
+            idle.touch(time_us, &keys, total)?;
+        }
+        self.apply(state, &keys, &deltas, total)
     }
 }
 
@@ -157,9 +171,10 @@ impl SetOpExec {
         let (mut kept, mut gone, mut changed) = (vec![], vec![], vec![]);
         let (mut lefts, mut rights, mut weights) = (vec![], vec![], vec![]);
         for (row, (l, r)) in l_before.iter().zip(r_before).enumerate() {
-            let (l_after, r_after) = (l + delta(l_delta, row), r + delta(r_delta, row));
+            let (mut l_after, mut r_after) = (l + delta(l_delta, row), r + delta(r_delta, row));
             if l_after < 0 || r_after < 0 {
-                return internal_err!("a set operation lost a row that it did not have");
+                self.memory.unknown_row("a set operation")?;
+                (l_after, r_after) = (l_after.max(0), r_after.max(0));
             }
             let difference = self.op.count(l_after, r_after) - self.op.count(*l, *r);
             if difference != 0 {
@@ -200,27 +215,33 @@ impl SetOpExec {
 #[derive(Debug)]
 pub(super) struct SetOpState {
     rows: KeyedTable,
+    idle: Option<Idle>,
 }
 
 impl OperatorState for SetOpState {
     fn install(&mut self) {
         self.rows.install();
+        self.idle.iter_mut().for_each(Idle::install);
     }
 
     fn discard(&mut self) {
         self.rows.discard();
+        self.idle.iter_mut().for_each(Idle::discard);
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
-        Ok(Changes::new().keyed("rows", &self.rows))
+        Ok(idle::changes(Changes::new().keyed("rows", &self.rows), TOUCHED, self.idle.as_ref()))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
-        saved.keyed("rows", &mut self.rows)
+        saved.keyed("rows", &mut self.rows)?;
+        idle::restore(&mut saved, TOUCHED, self.idle.as_mut())
     }
 
     fn describe(&self) -> StateInfo {
-        StateInfo { kind: "set operation".to_string(), tables: vec![TableInfo::keyed("rows", &self.rows)] }
+        let tables = [TableInfo::keyed("rows", &self.rows)].into_iter();
+        let tables = tables.chain(idle::describe(TOUCHED, self.idle.as_ref())).collect();
+        StateInfo { kind: "set operation".to_string(), tables }
     }
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {

@@ -3,6 +3,7 @@
 
 mod functions;
 mod harness;
+mod idle;
 mod joins;
 mod keyed;
 mod nodes;

@@ -2,7 +2,7 @@
 //!
 //! Only the rows that are among the best are kept: a row that has fallen out can't come back, because nothing is
 //! ever taken away. For the best row alone (keep-first, keep-last) a key's state is that row; for more it is the
-//! list of them, best first.
+//! list of them, best first. A key that no row has touched for its lifetime is forgotten ([`super::idle`]).
 //!
 //! Rows that tie for ROW_NUMBER stand in the order of the log. RANK and DENSE_RANK keep all rows that tie.
 //!
@@ -23,9 +23,11 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 
 use self::state::BestState;
+use super::BatchContext;
 use super::accumulate::evaluate_all;
 use super::changes::weighted;
 use super::grouping::Grouping;
+use super::memory::Memory;
 use super::over::sort_into;
 use super::rank::{Counter, Order, OrderKeys, RankKind};
 use super::stateful::{Operator, StatefulExec};
@@ -61,7 +63,7 @@ impl TopNExec {
     /// # Errors
     /// Where a type can't be grouped or ordered.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         input: Arc<dyn ExecutionPlan>,
         top: TopN,
         output: SchemaRef,
@@ -74,9 +76,10 @@ impl TopNExec {
         let keys = super::aggregate::key_schema(&top.partition, &schema, names.iter().map(String::as_str))?;
         let order = Order::try_new(&top.order, &schema)?;
         let single = top.limit == 1 && top.kind == RankKind::RowNumber;
-        let state = BestState::try_new(&keys, &schema, single)?;
+        let memory = memory.into();
+        let state = BestState::try_new(&keys, &schema, single, memory.idle_us(0))?;
         let operator = Self { top, order, keys, input: schema, output };
-        Ok(StatefulExec::new(name, [input], operator, state))
+        Ok(StatefulExec::new(memory.name, [input], operator, state))
     }
 }
 
@@ -122,8 +125,10 @@ impl Operator<1> for TopNExec {
         &self,
         state: &mut BestState,
         [batches]: [Vec<RecordBatch>; 1],
-        _: &TaskContext,
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
+        let time_us = BatchContext::of(context)?.time_us;
+        state.forget(time_us)?;
         let rows = concat(&self.input, &batches)?;
         if rows.num_rows() == 0 || self.top.limit == 0 {
             return Ok(vec![]);
@@ -132,6 +137,7 @@ impl Operator<1> for TopNExec {
         let of_rows = grouping.intern(&evaluate_all(&self.top.partition, &rows)?, rows.num_rows())?;
         let total = grouping.len();
         let groups = Groups { of_rows, keys: grouping.keys()?, total };
+        state.touch(time_us, &groups.keys, total)?;
         if state.is_single() { self.best_one(state, &rows, groups) } else { self.best_few(state, &rows, groups) }
     }
 }

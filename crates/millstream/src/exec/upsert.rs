@@ -4,7 +4,7 @@
 //! columns say. What comes out is the difference: the row that was there goes and the new one comes, and nothing
 //! where they are the same. So a change that is told twice is one change.
 //!
-//! A row is kept for each key, for ever. "Last" is by the order of the log, within the batch and before it.
+//! A row is kept for each key, for ever or for its lifetime ([`super::idle`]). "Last" is by the order of the log, within the batch and before it.
 
 use std::sync::Arc;
 
@@ -16,8 +16,11 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
+use super::BatchContext;
 use super::changes::{Changed, state_error, weighted};
 use super::grouping::Grouping;
+use super::idle::{self, Idle, TOUCHED};
+use super::memory::Memory;
 use super::stateful::{Operator, StatefulExec};
 use super::top_n::nullable;
 
@@ -44,7 +47,7 @@ impl UpsertExec {
     /// # Errors
     /// Where a column is not there, or can't be a key.
     pub fn try_new(
-        name: impl Into<Arc<str>>,
+        memory: impl Into<Memory>,
         input: Arc<dyn ExecutionPlan>,
         keys: Vec<usize>,
         output: SchemaRef,
@@ -60,9 +63,11 @@ impl UpsertExec {
         let keys_tell = key_schema.fields().iter().all(|f| plain(f.data_type()));
         let kept: Vec<usize> = (0..columns).filter(|c| !keys_tell || !keys.contains(c)).collect();
         let values = nullable(&schema.project(&kept)?);
-        let state = UpsertState(KeyedTable::new(Arc::clone(&key_schema), values).map_err(state_error)?);
+        let memory = memory.into();
+        let rows = KeyedTable::new(Arc::clone(&key_schema), values).map_err(state_error)?;
+        let state = UpsertState { rows, idle: Idle::try_new(&key_schema, memory.idle_us(0))? };
         let operator = Self { keys, key_schema, kept, columns, input: schema, output };
-        Ok(StatefulExec::new(name, [input], operator, state))
+        Ok(StatefulExec::new(memory.name, [input], operator, state))
     }
 }
 
@@ -90,13 +95,21 @@ impl Operator<1> for UpsertExec {
         &self,
         state: &mut UpsertState,
         [batches]: [Vec<RecordBatch>; 1],
-        _: &TaskContext,
+        context: &TaskContext,
     ) -> DfResult<Vec<RecordBatch>> {
-        let (state, rows) = (&mut state.0, &concat_batches(&self.input, &batches)?);
+        let UpsertState { rows: state, idle } = state;
+        let time_us = BatchContext::of(context)?.time_us;
+        if let Some(gone) = idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten() {
+            state.remove(&gone.keys, gone.count).map_err(state_error)?;
+        }
+        let rows = &concat_batches(&self.input, &batches)?;
         if rows.num_rows() == 0 {
             return Ok(vec![]);
         }
         let [gone, come] = self.last(rows)?;
+        if let Some(idle) = idle {
+            idle.touch(time_us, &come.keys, come.rows.len())?;
+        }
         let mut output = self.remove(state, &gone)?;
         output.extend(self.replace(state, rows, &come)?);
         Ok(output)
@@ -193,30 +206,38 @@ fn indices(rows: &[usize]) -> UInt32Array {
 
 /// The last row of each key.
 #[derive(Debug)]
-pub(super) struct UpsertState(KeyedTable);
+pub(super) struct UpsertState {
+    rows: KeyedTable,
+    idle: Option<Idle>,
+}
 
 impl OperatorState for UpsertState {
     fn install(&mut self) {
-        self.0.install();
+        self.rows.install();
+        self.idle.iter_mut().for_each(Idle::install);
     }
 
     fn discard(&mut self) {
-        self.0.discard();
+        self.rows.discard();
+        self.idle.iter_mut().for_each(Idle::discard);
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
-        Ok(Changes::new().keyed(ROWS, &self.0))
+        Ok(idle::changes(Changes::new().keyed(ROWS, &self.rows), TOUCHED, self.idle.as_ref()))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
-        saved.keyed(ROWS, &mut self.0)
+        saved.keyed(ROWS, &mut self.rows)?;
+        idle::restore(&mut saved, TOUCHED, self.idle.as_mut())
     }
 
     fn describe(&self) -> StateInfo {
-        StateInfo { kind: "upsert".to_string(), tables: vec![TableInfo::keyed(ROWS, &self.0)] }
+        let tables = [TableInfo::keyed(ROWS, &self.rows)].into_iter();
+        let tables = tables.chain(idle::describe(TOUCHED, self.idle.as_ref())).collect();
+        StateInfo { kind: "upsert".to_string(), tables }
     }
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
-        self.0.scan().collect()
+        self.rows.scan().collect()
     }
 }

@@ -9,11 +9,12 @@ use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
 
 use super::grouping_sets::{GROUPING_ID, GroupingSets, Mask};
 use super::incremental::{ColumnFact, Edge, EmitMode, OVER_CHANGES, Rewrite, Rewritten, bare, weight_of};
+use super::lifetime::named;
 use super::nodes::{StreamAggregate, WindowGroup, extension};
 use super::refuse::Refusal;
 use super::window_group::{self, Windows};
 use crate::changelog::WEIGHT;
-use crate::exec::{EmitMode as WindowEmit, GroupColumn};
+use crate::exec::{EmitMode as WindowEmit, GroupColumn, Lifetime};
 
 /// The groups of an aggregate, as they are asked for.
 struct Groups {
@@ -154,12 +155,27 @@ impl Rewrite {
             facts.push(ColumnFact::Plain);
         }
         let schema = Arc::new(DFSchema::new_with_metadata(fields, node.schema.metadata().clone())?);
-        let name = state_name(&input, &keys, &node.aggr_expr, &weight, window.as_ref());
+        let lifetime = match window {
+            None => self.lifetimes.of_aggregate(&node_input(&input)),
+            Some(_) => Lifetime { idle_us: [None; 2], ..self.lifetimes.of_any() },
+        };
+        let name = named(state_name(&input, &keys, &node.aggr_expr, &weight, window.as_ref()), lifetime);
         let aggregates = node.aggr_expr.clone();
         let key = Some((0..node.schema.fields().len() - aggregates.len()).collect());
         let lag_us = window.as_ref().map(|w| w.lag_us);
-        let plan = extension(StreamAggregate { input, keys, aggregates, weight, window, standing, schema, name });
+        let plan =
+            extension(StreamAggregate { input, keys, aggregates, weight, window, standing, lifetime, schema, name });
         Ok(Edge { plan, changelog, key, facts, lag_us })
+    }
+}
+
+/// The rows that an aggregate is over, below what makes a row of each grouping set.
+fn node_input(input: &LogicalPlan) -> LogicalPlan {
+    match input {
+        LogicalPlan::Extension(node) if node.node.as_any().is::<GroupingSets>() => {
+            node.node.inputs().first().map_or_else(|| input.clone(), |below| (*below).clone())
+        }
+        _ => input.clone(),
     }
 }
 

@@ -15,9 +15,11 @@ use millstream_core::sink::OutputKind;
 use millstream_core::source::{Boundedness, Source};
 
 use super::clock::{self, BatchTime};
+use super::final_answer::StreamFinal;
 use super::incremental::{self, EmitMode};
 use super::join::StreamJoin;
 use super::late::{self, LateBound};
+use super::lifetime::Lifetimes;
 use super::nodes::{StreamAggregate, StreamScan, extension};
 use super::once::StreamOnce;
 use super::over::{self, StreamOver};
@@ -92,21 +94,38 @@ pub struct Compiled {
     pub boundedness: Boundedness,
 }
 
+/// What is asked of a query beside its plan.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// When it answers.
+    pub emit: EmitMode,
+    /// How long it remembers.
+    pub lifetimes: Lifetimes,
+}
+
+impl From<EmitMode> for Asked {
+    fn from(emit: EmitMode) -> Self {
+        Self { emit, ..Self::default() }
+    }
+}
+
 /// Compiles a query's plan as it was planned from SQL.
 ///
 /// # Errors
 /// A [`Refusal`] where the query has no incremental meaning, or where a source can't be read.
-pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -> Result<Compiled, Refusal> {
+pub async fn compile(plan: LogicalPlan, asked: impl Into<Asked>, state: &SessionState) -> Result<Compiled, Refusal> {
+    let Asked { emit, lifetimes } = asked.into();
     let time = BatchTime::default();
     let (plan, uses_clock) = clock::bind(plan, &time)?;
     let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
     let named = used_tables(&plan)?;
     let plan = rules::optimize(plan, state)?;
-    let edge = incremental::rewrite(&plan, emit)?;
+    let forgets = lifetimes.forgets();
+    let edge = incremental::rewrite(&plan, emit, lifetimes)?;
     let plan = rules::prune(edge.plan, state)?;
     let bounds = late::bounds(&plan)?;
-    let exactness = exactness(&plan, uses_clock)?;
+    let exactness = exactness(&plan, uses_clock || forgets)?;
     let tables = match used_tables(&plan)? {
         used if used.is_empty() => unread(named),
         used => used,
@@ -115,6 +134,19 @@ pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) ->
     for table in tables.values() {
         inputs.push(table.input(bounds.get(&table.table.name).cloned().unwrap_or_default(), state)?);
     }
+    if inputs.is_empty() {
+        inputs.push(Input::constant());
+    }
+    let followed = inputs.iter().find(|i| i.source.boundedness() == Boundedness::Followed);
+    if let (EmitMode::Final, Some(input)) = (emit, followed) {
+        return Err(Refusal::new(
+            "FINAL",
+            format!("EMIT FINAL answers when the input ends, and {} is followed: it never does", input.edge.source),
+            "leave it out and take the changes as they come, group by windows, which are answered when they close, or read \
+             a source that ends",
+        ));
+    }
+    let boundedness = if followed.is_some() { Boundedness::Followed } else { Boundedness::Bounded };
     let (logical, scans) = number_scans(tell_apart(plan)?, &tables, &mut inputs)?;
     let physical = physical::plan(&logical, state).await?;
     let kind = if edge.changelog { OutputKind::Changelog } else { OutputKind::Append };
@@ -122,8 +154,6 @@ pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) ->
         OutputKind::Append => physical.schema(),
         OutputKind::Changelog => crate::changelog::ops_schema(&physical.schema()),
     };
-    let followed = inputs.iter().any(|i| i.source.boundedness() == Boundedness::Followed);
-    let boundedness = if followed { Boundedness::Followed } else { Boundedness::Bounded };
     let context = Arc::new(TaskContext::from(state));
     let key = edge.key;
     Ok(Compiled { inputs, logical, physical, scans, kind, key, output, time, context, exactness, boundedness })
@@ -131,19 +161,11 @@ pub async fn compile(plan: LogicalPlan, emit: EmitMode, state: &SessionState) ->
 
 /// Refuses what DataFusion's rules would rewrite into something else, or stumble over.
 fn refuse_early(plan: &LogicalPlan) -> Result<(), Refusal> {
-    let (mut reads, mut refusal) = (false, None);
+    let mut refusal = None;
     plan.apply_with_subqueries(|node| {
         refusal = refusal.take().or_else(|| Refusal::of_scalar_subqueries(node));
-        reads |= matches!(node, LogicalPlan::TableScan(_));
         Ok(TreeNodeRecursion::Continue)
     })?;
-    if !reads {
-        refusal = refusal.or(Some(Refusal::new(
-            "INSERT",
-            "the query reads no source: there is nothing to stream",
-            "write constants with the program that reads the result, or select them FROM a table",
-        )));
-    }
     refusal.map_or(Ok(()), Err)
 }
 
@@ -198,6 +220,9 @@ fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusa
     let mut tables: BTreeMap<String, UsedTable> = BTreeMap::new();
     let mut failed = None;
     plan.apply_with_subqueries(|node| {
+        if matches!(node, LogicalPlan::Extension(node) if node.node.as_any().is::<StreamOnce>()) {
+            return Ok(TreeNodeRecursion::Jump);
+        }
         let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
         match stream_table(scan) {
             Err(refusal) => failed = Some(refusal),
@@ -235,8 +260,9 @@ fn number_scans(
         let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
         let name = source_as_provider(&scan.source)
             .ok()
-            .and_then(|p| (p.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>().map(|t| t.name.clone()))
-            .unwrap_or_default();
+            .and_then(|p| (p.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>().map(|t| t.name.clone()));
+        // The rows of a table function: DataFusion's own.
+        let Some(name) = name else { return Ok(Transformed::no(node)) };
         let all: Vec<usize> = (0..scan.source.schema().fields().len()).collect();
         let wanted = scan.projection.as_ref().unwrap_or(&all);
         if let (Some(table), Some(input)) = (tables.get(&name), inputs.iter_mut().find(|i| i.edge.source == name)) {
@@ -282,6 +308,8 @@ fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
             own(&of.name).map(|name| extension(StreamSession { name, ..of.clone() }))
         } else if let Some(of) = node_of.downcast_ref::<StreamSetOp>() {
             own(&of.name).map(|name| extension(StreamSetOp { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<StreamFinal>() {
+            own(&of.name).map(|name| extension(StreamFinal { name, ..of.clone() }))
         } else {
             None
         };

@@ -4,7 +4,9 @@ use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use super::final_answer::StreamFinal;
 use super::join::{JoinTime, StreamJoin, join_keys, stream_join};
+use super::lifetime::until;
 use super::nodes::StreamAggregate;
 use super::over::{self, StreamOver};
 use super::ranking::{StreamLimit, StreamRanking};
@@ -28,6 +30,7 @@ pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
             lines.extend(node.downcast_ref().map(of_dedup));
             lines.extend(node.downcast_ref().map(StreamSession::describe));
             lines.extend(node.downcast_ref().map(StreamSetOp::describe));
+            lines.extend(node.downcast_ref().map(StreamFinal::describe));
         }
         if let Some(join) = stream_join(node) {
             lines.push(of_join(join));
@@ -51,14 +54,19 @@ fn of_aggregate(node: &StreamAggregate) -> String {
         Some(_) if node.weight.is_some() => {
             format!("{}: {keys}{values}, until the watermark passes its window; answered as it changes", node.name)
         }
-        None if node.keys.is_empty() => format!("{}: one row{values}, for ever", node.name),
-        None if node.weight.is_some() => {
-            format!("{}: {keys}{values}, until its last row goes: it grows with the number of groups", node.name)
+        None if node.keys.is_empty() && (node.weight.is_some() || tells_values_apart(node)) => {
+            format!(
+                "{}: one row, with the values that it has to tell apart, for ever: it grows with their number; a window \
+                 would bound it",
+                node.name
+            )
         }
-        None => format!(
-            "{}: {keys}{values}, for ever: it grows with the number of groups; a window would bound it",
-            node.name
-        ),
+        None if node.keys.is_empty() => format!("{}: one row, for ever", node.name),
+        None => {
+            let gone = if node.weight.is_some() { ", until its last row goes," } else { "," };
+            let until = until(node.lifetime, 0, "it grows with the number of groups; a window");
+            format!("{}: {keys}{values}{gone} {until}", node.name)
+        }
         Some(window) => {
             let emit = match window.emit {
                 WindowEmit::OnClose => "answered once, on close",
@@ -87,6 +95,16 @@ fn all_values(aggregates: &[Expr]) -> String {
         true => String::new(),
         false => format!(", with every value of {}, written anew with each batch that brings one", names.join(", ")),
     }
+}
+
+/// Whether the values themselves are kept, which a DISTINCT and the collecting functions ask for.
+fn tells_values_apart(node: &StreamAggregate) -> bool {
+    const COLLECT: [&str; 5] = ["array_agg", "string_agg", "median", "percentile_cont", "nth_value"];
+    let tells = |e: &Expr| match e.clone().unalias() {
+        Expr::AggregateFunction(call) => call.params.distinct || COLLECT.contains(&call.func.name()),
+        _ => false,
+    };
+    node.aggregates.iter().any(tells)
 }
 
 fn of_join(node: &StreamJoin) -> String {
@@ -122,14 +140,24 @@ fn of_unbounded(node: &StreamJoin) -> String {
         }
         _ => "the rows of both sides",
     };
-    let bound = match node.changelogs {
-        [true, true] => "it follows the size of its inputs, which change",
+    let growth = match node.changelogs {
+        [true, true] => "it follows the size of its inputs, which change; fewer rows of them, by WHERE",
         _ => {
             "it grows with its inputs; a bound in event time (b.ts BETWEEN a.ts AND a.ts + INTERVAL ..), or windows \
-             on both sides joined on window_start and window_end, would bound it"
+             on both sides joined on window_start and window_end"
         }
     };
-    format!("{kept}, for ever: {bound}")
+    if node.on.is_empty() {
+        return format!("{kept}, for ever: {growth}, would bound it");
+    }
+    match node.lifetime.idle_us {
+        [left, right] if left == right => format!("{kept}, {}", until(node.lifetime, 0, growth)),
+        _ => format!(
+            "{kept}; a left row {}; a right row {}",
+            until(node.lifetime, 0, growth),
+            until(node.lifetime, 1, growth)
+        ),
+    }
 }
 
 /// When a row is done, in the words of the query.
@@ -171,37 +199,61 @@ fn of_over(node: &StreamOver) -> String {
         (true, _) => waits,
         (false, true) => format!("{waits}; {} for {keys}, until the watermark passes them", kept.join(", ")),
         (false, false) => {
-            format!("{waits}; {} for {keys}, for ever: it grows with the number of partitions", kept.join(", "))
+            format!(
+                "{waits}; {} for {keys}, for ever: it grows with the number of partitions; a frame in time (RANGE \
+                 BETWEEN INTERVAL .. PRECEDING AND CURRENT ROW), or a window in PARTITION BY, would bound it",
+                kept.join(", ")
+            )
         }
     }
 }
 
 fn of_ranking(node: &StreamRanking) -> String {
     let (name, keys) = (&node.name, partition(node.functions.first()));
+    let one_partition = node.window().is_none_or(|w| w.params.partition_by.is_empty());
     let ties = |kind: RankKind| if kind == RankKind::RowNumber { "" } else { " and those that tie" };
     match (node.keeps_best(), node.head) {
         (Some(head), _) => format!(
-            "{name}: the best {}{} for {keys}, for ever: it grows with the number of partitions; a window in PARTITION BY would bound it",
+            "{name}: the best {}{} for {keys}, {}",
             rows(head.limit),
-            ties(head.kind)
+            ties(head.kind),
+            match one_partition {
+                true => "for ever".to_string(),
+                false => until(node.lifetime, 0, "it grows with the number of partitions; a window in PARTITION BY"),
+            }
         ),
         (None, Some(head)) => format!(
-            "{name}: every row in order, as long as it is in the input; a change looks at the first {}{} for {keys}",
+            "{name}: every row in order, as long as it is in the input, {}; a change looks at the first {}{} for {keys}",
+            rows_of_ranking(node, one_partition, "it follows the size of the input; fewer rows of it, by WHERE"),
             rows(head.limit),
             ties(head.kind)
         ),
         (None, None) => format!(
-            "{name}: every row in order, as long as it is in the input; a change answers the whole partition anew, for {keys}: \
-             a filter on its rank, or an ORDER BY that begins with the event time, would bound it"
+            "{name}: every row in order, as long as it is in the input, {}; a change answers the whole partition anew, \
+             for {keys}",
+            rows_of_ranking(
+                node,
+                one_partition,
+                "a filter on its rank, or an ORDER BY that begins with the event time"
+            )
         ),
+    }
+}
+
+fn rows_of_ranking(node: &StreamRanking, one_partition: bool, growth: &str) -> String {
+    match one_partition {
+        true => format!("for ever: {growth}, would bound it"),
+        false => until(node.lifetime, 0, growth),
     }
 }
 
 fn of_upsert(node: &StreamUpsert) -> String {
     let keys = node.key_names().join(", ");
     format!(
-        "{}: the last row of each ({keys}) of {}, until it is deleted: it follows the size of the table",
-        node.name, node.table
+        "{}: the last row of each ({keys}) of {}, until it is deleted, {}",
+        node.name,
+        node.table,
+        until(node.lifetime, 0, "it follows the size of the table; rows that delete")
     )
 }
 

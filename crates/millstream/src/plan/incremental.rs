@@ -9,10 +9,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
 use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Projection, SubqueryAlias, Union, Unnest, col, lit};
+use datafusion::logical_expr::{
+    Expr, Filter, Join, LogicalPlan, Projection, SubqueryAlias, TableScan, Union, Unnest, col, lit,
+};
 
 use super::compile::stream_table;
+use super::final_answer::at_the_end;
 use super::join;
+use super::lifetime::Lifetimes;
 use super::nodes::extension;
 use super::once::StreamOnce;
 use super::ranking::{self, Limits};
@@ -78,15 +82,11 @@ pub(super) const OVER_CHANGES: &str = "over a result that changes";
 pub(super) type Rewritten = Result<Edge, Refusal>;
 
 /// The incremental form of an optimized plan.
-pub fn rewrite(plan: &LogicalPlan, emit: EmitMode) -> Rewritten {
-    if emit == EmitMode::Final {
-        return Err(Refusal::new(
-            "FINAL",
-            "EMIT FINAL is not supported yet",
-            "leave it out: windows are answered once, and the last change of a changelog is the final answer",
-        ));
-    }
-    Rewrite { emit, limits: ranking::limits(plan)? }.node(plan)
+pub fn rewrite(plan: &LogicalPlan, emit: EmitMode, lifetimes: Lifetimes) -> Rewritten {
+    let rewrite = Rewrite { emit, limits: ranking::limits(plan)?, lifetimes };
+    let edge = rewrite.node(plan)?;
+    rewrite.lifetimes.check_hints()?;
+    if emit == EmitMode::Final { Ok(at_the_end(edge, rewrite.lifetimes.of_any())?) } else { Ok(edge) }
 }
 
 /// What a rewrite knows before it starts.
@@ -94,6 +94,8 @@ pub(super) struct Rewrite {
     pub(super) emit: EmitMode,
     /// The ranks that are asked for.
     pub(super) limits: Limits,
+    /// How long things are remembered.
+    pub(super) lifetimes: Lifetimes,
 }
 
 impl Rewrite {
@@ -107,8 +109,11 @@ impl Rewrite {
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
                 Ok(insert_only(&extension(StreamOnce::new(plan.clone()))))
             }
+            LogicalPlan::TableScan(scan) if is_table_function(scan) => {
+                Ok(insert_only(&extension(StreamOnce::new(plan.clone()))))
+            }
             LogicalPlan::TableScan(scan) => match stream_table(scan)? {
-                table if table.changes() => upsert::rewrite(scan, &table),
+                table if table.changes() => upsert::rewrite(scan, &table, self.lifetimes.of_any()),
                 _ => Ok(insert_only(plan)),
             },
             LogicalPlan::Projection(node) => self.projection(node),
@@ -161,7 +166,7 @@ impl Rewrite {
     }
 
     fn join(&self, node: &Join) -> Rewritten {
-        join::rewrite(node, self.node(&node.left)?, self.node(&node.right)?)
+        join::rewrite(node, self.node(&node.left)?, self.node(&node.right)?, &self.lifetimes)
     }
 
     fn filter(&self, node: &Filter) -> Rewritten {
@@ -243,6 +248,11 @@ impl Rewrite {
         let plan = extension(WindowTable::try_new(input.plan, node.time.clone(), spec)?);
         Ok(Edge { plan, changelog: false, key: None, facts, lag_us: input.lag_us })
     }
+}
+
+/// Whether the rows are those of a table function that is no stream: they come once.
+fn is_table_function(scan: &TableScan) -> bool {
+    scan.table_name.table().ends_with("()") && stream_table(scan).is_err()
 }
 
 fn insert_only(plan: &LogicalPlan) -> Edge {

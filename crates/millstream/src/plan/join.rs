@@ -17,16 +17,17 @@ use datafusion::logical_expr::builder::build_join_schema;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use super::incremental::{ColumnFact, Edge, source_column};
+use super::lifetime::{Lifetimes, named};
 use super::nodes::extension;
 use super::refuse::Refusal;
 use crate::changelog::WEIGHT;
-use crate::exec::Expiry;
+use crate::exec::{Expiry, Lifetime};
 use crate::window::{WindowKind, WindowPart, WindowSpec};
 
 pub use node::{JoinTime, StreamJoin, join_keys};
 
 /// The incremental form of a join of two edges.
-pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
+pub fn rewrite(node: &Join, left: Edge, right: Edge, lifetimes: &Lifetimes) -> Result<Edge, Refusal> {
     check_clock(node, &left, &right)?;
     let schemas = [answer_schema(&left)?, answer_schema(&right)?];
     let time = time_of(node, &left, &right);
@@ -48,6 +49,17 @@ pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
         JoinTime::Windows { .. } => left.lag_us.max(right.lag_us),
         JoinTime::Interval { lag_us, .. } => lag_us,
     };
+    let lifetime = match time {
+        JoinTime::Unbounded => lifetimes.of_join(&left.plan, &right.plan),
+        _ => Lifetime::default(),
+    };
+    if node.null_aware {
+        lifetimes.refuse(
+            "NOT",
+            "whether anything is NOT IN a list depends on all of the list",
+            "write NOT EXISTS (SELECT .. WHERE a = b), or leave 'state.ttl' out for this query",
+        )?;
+    }
     let mut join = StreamJoin {
         left: left.plan,
         right: right.plan,
@@ -59,10 +71,11 @@ pub fn rewrite(node: &Join, left: Edge, right: Edge) -> Result<Edge, Refusal> {
         changelogs: [left.changelog, right.changelog],
         changelog,
         time,
+        lifetime,
         schema,
         name: String::new(),
     };
-    join.name = join.state_name();
+    join.name = named(join.state_name(), lifetime);
     check_null_aware(&join)?;
     Ok(Edge { plan: extension(join), changelog, key, facts, lag_us })
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::Schema;
 use datafusion::common::{DFSchemaRef, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::exec::{EmitMode as WindowEmit, GroupColumn};
+use crate::exec::{EmitMode as WindowEmit, GroupColumn, Lifetime};
 use crate::window::WindowSpec;
 
 /// What makes an aggregate a windowed one.
@@ -47,6 +47,8 @@ pub struct StreamAggregate {
     pub window: Option<WindowGroup>,
     /// The keys of groups that are there without a row: those of empty grouping sets.
     pub standing: Vec<Vec<ScalarValue>>,
+    /// How long a group is remembered, where it has no window.
+    pub lifetime: Lifetime,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called: a hash over what it keeps.

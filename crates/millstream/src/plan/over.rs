@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 };
 
 use super::incremental::{ColumnFact, Edge, Rewrite, Rewritten, source_column};
+use super::lifetime::Lifetimes;
 use super::nodes::{StreamAggregate, extension};
 use super::refuse::Refusal;
 use crate::exec::{Keep, RankKind};
@@ -123,7 +124,12 @@ pub fn in_windows(node: &Window, input: &Edge, first: &WindowFunction) -> Result
 }
 
 /// The window functions in event time, if they can be answered so.
-pub fn in_event_time(node: &Window, input: &Edge, first: &WindowFunction) -> Result<Option<Edge>, Refusal> {
+pub fn in_event_time(
+    node: &Window,
+    input: &Edge,
+    first: &WindowFunction,
+    lifetimes: &Lifetimes,
+) -> Result<Option<Edge>, Refusal> {
     let schema = input.plan.schema();
     let Some(by) = first.params.order_by.first().filter(|by| by.asc) else { return Ok(None) };
     // A column that was computed from the event time, by a cast say, is another one.
@@ -146,6 +152,15 @@ pub fn in_event_time(node: &Window, input: &Edge, first: &WindowFunction) -> Res
         keep.tail = keep.tail.max(needed.tail);
         keep.tail_us = keep.tail_us.max(needed.tail_us);
         answers.push(answer);
+    }
+    let by_time = keep.head == 0 && keep.tail == 0 && answers.iter().all(|a| matches!(a, Answer::Framed));
+    if !by_time && !first.params.partition_by.is_empty() {
+        lifetimes.refuse(
+            "OVER",
+            "a partition of these window functions goes on from its first row for ever",
+            "give them a frame in time (RANGE BETWEEN INTERVAL .. PRECEDING AND CURRENT ROW), or leave 'state.ttl' out for \
+             this query",
+        )?;
     }
     // Without a frame in time no row is kept for its time.
     keep.tail_us = keep.tail_us.or(Some(0));

@@ -16,6 +16,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner, create_window_expr};
 
+use super::final_answer::StreamFinal;
 use super::grouping_sets::GroupingSets;
 use super::join::{JoinTime, StreamJoin};
 use super::nodes::{StreamAggregate, StreamScan};
@@ -25,16 +26,18 @@ use super::ranking::{StreamLimit, StreamRanking};
 use super::session::StreamSession;
 use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
+use crate::changelog;
 use crate::exec::{
-    self, Aggregate, DedupExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregate, KeyedAggregateExec,
-    LimitExec, OnceExec, Over, OverExec, OverFunction, Ranking, RankingExec, RetractAggregate, RetractAggregateExec,
-    ScanExec, SessionExec, SessionTableExec, Sessions, SetOpExec, TopN, TopNExec, UpsertExec, WindowAggregate,
-    WindowAggregateExec, WindowJoinExec, WindowTableExec,
+    self, Aggregate, DedupExec, FinalExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregate,
+    KeyedAggregateExec, Lifetime, LimitExec, Memory, OnceExec, Over, OverExec, OverFunction, Ranking, RankingExec,
+    RetractAggregate, RetractAggregateExec, ScanExec, SessionExec, SessionTableExec, Sessions, SetOpExec, TopN,
+    TopNExec, UpsertExec, WindowAggregate, WindowAggregateExec, WindowJoinExec, WindowTableExec,
 };
 use crate::window::{Dedup, SessionTable, WindowTable};
 
 /// The nodes that are right when a plan is run once a batch. Everything else is refused.
-const ALLOWED: [&str; 23] = [
+const ALLOWED: [&str; 24] = [
+    "FinalExec",
     "ScanExec",
     "SequentialExec",
     "WindowTableExec",
@@ -129,7 +132,16 @@ impl ExtensionPlanner for StreamPlanner {
         }
         if let Some(upsert) = node.as_any().downcast_ref::<StreamUpsert>() {
             let (keys, output) = (upsert.keys.clone(), Arc::clone(upsert.schema.inner()));
-            return Ok(Some(Arc::new(UpsertExec::try_new(upsert.name.as_str(), Arc::clone(input), keys, output)?)));
+            return Ok(Some(Arc::new(UpsertExec::try_new(
+                memory(&upsert.name, upsert.lifetime, logical_inputs),
+                Arc::clone(input),
+                keys,
+                output,
+            )?)));
+        }
+        if let Some(last) = node.as_any().downcast_ref::<StreamFinal>() {
+            let memory = memory(&last.name, last.lifetime, logical_inputs);
+            return Ok(Some(Arc::new(FinalExec::try_new(memory, Arc::clone(input))?)));
         }
         if let Some(limit) = node.as_any().downcast_ref::<StreamLimit>() {
             let exec = LimitExec::try_new(limit.name.as_str(), Arc::clone(input), limit.skip, limit.fetch)?;
@@ -139,7 +151,13 @@ impl ExtensionPlanner for StreamPlanner {
             let rows = set_op.schema.fields().iter().take(set_op.schema.fields().len() - 1);
             let rows = Arc::new(Schema::new(rows.map(Arc::clone).collect::<Vec<_>>()));
             let inputs = [Arc::clone(left), Arc::clone(right)];
-            let exec = SetOpExec::try_new(set_op.name.as_str(), inputs, set_op.changelog, set_op.op, rows)?;
+            let exec = SetOpExec::try_new(
+                memory(&set_op.name, set_op.lifetime, logical_inputs),
+                inputs,
+                set_op.changelog,
+                set_op.op,
+                rows,
+            )?;
             return Ok(Some(Arc::new(exec)));
         }
         if let Some(table) = node.as_any().downcast_ref::<SessionTable>() {
@@ -197,6 +215,7 @@ impl Exprs<'_> {
             interval: None,
         };
         let (name, answer) = (node.name.as_str(), node.answer_schema());
+        let memory = memory(name, node.lifetime, &[&node.left, &node.right]);
         match node.time {
             JoinTime::Unbounded => {}
             JoinTime::Interval { expiries, granule_us, .. } => {
@@ -206,7 +225,7 @@ impl Exprs<'_> {
                 return Ok(Arc::new(WindowJoinExec::try_new(name, [left, right], join, closes, &answer)?));
             }
         }
-        Ok(Arc::new(JoinExec::try_new(name, [left, right], join, &answer)?))
+        Ok(Arc::new(JoinExec::try_new(memory, [left, right], join, &answer)?))
     }
 
     /// A window function as DataFusion runs it; that it can run at all is found out here.
@@ -251,10 +270,11 @@ impl Exprs<'_> {
 
     fn ranking(&self, node: &StreamRanking, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let (partition, order) = self.sorted(&node.functions)?;
-        let (name, output) = (node.name.as_str(), Arc::clone(node.schema.inner()));
+        let memory = memory(&node.name, node.lifetime, &[&node.input]);
+        let output = Arc::clone(node.schema.inner());
         if let Some(head) = node.keeps_lists() {
             let top = TopN { partition, order, kind: head.kind, limit: head.limit };
-            return Ok(Arc::new(TopNExec::try_new(name, input, top, output)?));
+            return Ok(Arc::new(TopNExec::try_new(memory, input, top, output)?));
         }
         let functions = node.functions.iter().map(|expr| match rank_kind(expr) {
             Some(kind) => Ok(OverFunction::Rank(kind)),
@@ -262,7 +282,7 @@ impl Exprs<'_> {
         });
         let functions = functions.collect::<Result<_>>()?;
         let ranking = Ranking { partition, order, functions, head: node.head };
-        Ok(Arc::new(RankingExec::try_new(name, input, ranking, output)?))
+        Ok(Arc::new(RankingExec::try_new(memory, input, ranking, output)?))
     }
 
     fn column(&self, expr: &Expr) -> Result<usize> {
@@ -289,23 +309,46 @@ impl Exprs<'_> {
             aggregates.push(Aggregate { function: lowered.aggregate, filter: lowered.filter });
         }
         let answer = node.answer_schema();
-        let name = node.name.as_str();
+        let (name, memory) = (node.name.as_str(), memory(&node.name, node.lifetime, &[&node.input]));
         let standing = columns_of(&node.standing)?;
         let time = node.window.as_ref().map(|window| self.column(&window.time)).transpose()?;
         if let Some(weight) = &node.weight {
             let (weight, lag_us) = (self.column(weight)?, node.window.as_ref().map_or(0, |w| w.lag_us));
             let query = RetractAggregate { keys, weight, last: time, lag_us, standing, aggregates };
-            return Ok(Arc::new(RetractAggregateExec::try_new(name, input, query, &answer)?));
+            return Ok(Arc::new(RetractAggregateExec::try_new(memory, input, query, &answer)?));
         }
         let (Some(window), Some(time)) = (&node.window, time) else {
             let query = KeyedAggregate { keys, standing, aggregates };
-            return Ok(Arc::new(KeyedAggregateExec::try_new(name, input, query, &answer)?));
+            return Ok(Arc::new(KeyedAggregateExec::try_new(memory, input, query, &answer)?));
         };
         let (spec, columns, emit) = (window.spec, window.columns.clone(), window.emit);
         let lag_us = window.lag_us;
         let spec = WindowAggregate { spec, time, keys, columns, aggregates, emit, lag_us };
         Ok(Arc::new(WindowAggregateExec::try_new(name, input, spec, &answer)?))
     }
+}
+
+/// What an operator's memory is called and how it is kept.
+fn memory(name: &str, lifetime: Lifetime, inputs: &[&LogicalPlan]) -> Memory {
+    let mut changelogs = vec![];
+    inputs.iter().for_each(|input| keyless_changelogs(input, &mut changelogs));
+    changelogs.dedup();
+    Memory { name: name.into(), lifetime, changelogs: changelogs.into() }
+}
+
+/// The tables below a plan that say themselves which rows go: an upsert makes up for what they leave out.
+fn keyless_changelogs(plan: &LogicalPlan, found: &mut Vec<String>) {
+    if let LogicalPlan::Extension(node) = plan {
+        match node.node.as_any() {
+            node if node.is::<StreamUpsert>() => return,
+            node => found.extend(
+                node.downcast_ref::<StreamScan>()
+                    .filter(|scan| changelog::is_weighted(scan.schema.as_arrow()))
+                    .map(|scan| scan.table.clone()),
+            ),
+        }
+    }
+    plan.inputs().into_iter().for_each(|input| keyless_changelogs(input, found));
 }
 
 /// Rows of values as columns.

@@ -21,11 +21,12 @@ use datafusion::logical_expr::{
 
 use super::clock;
 use super::incremental::{ColumnFact, Edge, EmitMode, Rewrite, Rewritten, source_column};
+use super::lifetime::named;
 use super::nodes::extension;
 use super::over::{self, call, check_one_window, fingerprint, rank_kind};
 use super::refuse::Refusal;
 use crate::changelog::WEIGHT;
-use crate::exec::{Head, RankKind};
+use crate::exec::{Head, Lifetime, RankKind};
 
 /// The column of a rank that the query does not name.
 const RANK: &str = "$rank";
@@ -45,6 +46,8 @@ pub struct StreamRanking {
     pub head: Option<Head>,
     /// Whether no two rows of a partition tie.
     pub total: bool,
+    /// How long a partition is remembered.
+    pub lifetime: Lifetime,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called.
@@ -188,7 +191,7 @@ impl Rewrite {
         }
         let head = self.head(node);
         if head.is_none()
-            && let Some(edge) = over::in_event_time(node, &input, first)?
+            && let Some(edge) = over::in_event_time(node, &input, first, &self.lifetimes)?
         {
             return Ok(edge);
         }
@@ -230,7 +233,12 @@ impl Rewrite {
         let name = format!("ranking-{:016x}", fingerprint(&format!("{text}|{head:?}|{}", input.display_indent())));
         let schema = schema_of(&input, changelog, &functions)?;
         let facts = vec![ColumnFact::Plain; schema.fields().len()];
-        let plan = extension(StreamRanking { input, changelog, functions, head, total, schema, name });
+        let lifetime = match first.params.partition_by.is_empty() {
+            true => Lifetime { idle_us: [None; 2], ..self.lifetimes.of_any() },
+            false => self.lifetimes.of_any(),
+        };
+        let name = named(name, lifetime);
+        let plan = extension(StreamRanking { input, changelog, functions, head, total, lifetime, schema, name });
         Ok(Edge { plan, changelog: true, key, facts, lag_us: None })
     }
 

@@ -3,6 +3,7 @@
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use millstream_core::Error;
 
@@ -20,6 +21,13 @@ pub enum Refusal {
         reason: String,
         /// The nearest thing that works.
         instead: String,
+    },
+    /// A hint that nothing is found for.
+    Hint {
+        /// Its place.
+        span: Span,
+        /// Why it is refused, and what to write.
+        message: String,
     },
     /// DataFusion did not accept the plan.
     Plan(Box<DataFusionError>),
@@ -59,6 +67,7 @@ impl Refusal {
                 let word = word.split(' ').next().unwrap_or(&word).to_string();
                 query.error_at_word(&word, &format!("{reason}; {instead}"))
             }
+            Self::Hint { span, message } => query.error_at(span, &message),
             Self::Plan(error) => query.error(&error),
             Self::Source(error) => error,
             Self::Bug(message) => Error::bug(format!("{message}; this is a fault of millstream's own")),
@@ -161,8 +170,22 @@ fn of_expression(expr: &Expr) -> Option<Refusal> {
                 "derive the value from the row, for example md5(..) of its key columns",
             ))
         }
+        Expr::AggregateFunction(call) if call.func.signature().volatility == Volatility::Volatile => {
+            Some(volatile(call.func.name()))
+        }
+        Expr::WindowFunction(call) if call.fun.signature().volatility == Volatility::Volatile => {
+            Some(volatile(call.fun.name()))
+        }
         _ => None,
     }
+}
+
+fn volatile(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        format!("{name}() gives another value each time: a batch that is run again would give other rows"),
+        "declare its volatility as Immutable or Stable if it answers the same to the same rows",
+    )
 }
 
 fn subquery() -> Refusal {

@@ -14,9 +14,10 @@ use datafusion::common::{DFSchema, DFSchemaRef, ExprSchema, JoinType, NullEquali
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Projection, UserDefinedLogicalNodeCore};
 
 use super::incremental::{ColumnFact, Edge, Rewrite, Rewritten, weight_of};
+use super::lifetime::{named, until};
 use super::nodes::extension;
 use crate::changelog::WEIGHT;
-use crate::exec::SetOp;
+use crate::exec::{Lifetime, SetOp};
 use crate::set_op::{CountedOp, CountedSetOp};
 use crate::window::{WindowColumn, is_event_time};
 
@@ -29,6 +30,8 @@ pub struct StreamSetOp {
     pub changelog: [bool; 2],
     /// How often a row is in the answer.
     pub op: SetOp,
+    /// How long a row is remembered.
+    pub lifetime: Lifetime,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called.
@@ -43,7 +46,7 @@ impl Rewrite {
             CountedOp::Intersect => SetOp::IntersectAll,
             CountedOp::Except => SetOp::ExceptAll,
         };
-        set_op(left, right, op, &node.schema)
+        set_op(left, right, op, &node.schema, self.lifetimes.of_any())
     }
 
     /// A semi or anti join of whole rows; `None` where it is another join.
@@ -94,11 +97,11 @@ impl Rewrite {
         let facts = vec![ColumnFact::Plain; right.facts.len()];
         exprs.extend(right.changelog.then(|| weight_of(&right.plan)));
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(right.plan))?);
-        set_op(left, Edge { plan, facts, ..right }, op, join.left.schema())
+        set_op(left, Edge { plan, facts, ..right }, op, join.left.schema(), self.lifetimes.of_any())
     }
 }
 
-fn set_op(left: Edge, right: Edge, op: SetOp, answer: &DFSchema) -> Rewritten {
+fn set_op(left: Edge, right: Edge, op: SetOp, answer: &DFSchema, lifetime: Lifetime) -> Rewritten {
     let mut fields: Vec<_> = answer.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
     fields.push((None, Arc::new(Field::new(WEIGHT, DataType::Int64, false))));
     let schema = Arc::new(DFSchema::new_with_metadata(fields, Default::default())?);
@@ -107,9 +110,9 @@ fn set_op(left: Edge, right: Edge, op: SetOp, answer: &DFSchema) -> Rewritten {
     facts.truncate(answer.fields().len());
     facts.push(ColumnFact::Plain);
     let text = format!("{op:?}|{}|{}", left.plan.display_indent(), right.plan.display_indent());
-    let name = format!("set-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+    let name = named(format!("set-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())), lifetime);
     let changelog = [left.changelog, right.changelog];
-    let plan = extension(StreamSetOp { inputs: [left.plan, right.plan], changelog, op, schema, name });
+    let plan = extension(StreamSetOp { inputs: [left.plan, right.plan], changelog, op, lifetime, schema, name });
     // A row comes back whenever the other side says so, however old it is.
     Ok(Edge { plan, changelog: true, key: left.key, facts, lag_us: None })
 }
@@ -118,9 +121,9 @@ impl StreamSetOp {
     /// What is kept, and for how long, for a person.
     pub fn describe(&self) -> String {
         format!(
-            "{}: a row for each distinct row of both sides, until it is on neither: it grows with them; EXCEPT and \
-             INTERSECT over windows that close would bound it",
-            self.name
+            "{}: a row for each distinct row of both sides, until it is on neither, {}",
+            self.name,
+            until(self.lifetime, 0, "it grows with them; EXCEPT and INTERSECT of fewer columns")
         )
     }
 

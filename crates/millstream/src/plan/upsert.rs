@@ -18,13 +18,15 @@ use datafusion::logical_expr::{
 };
 
 use super::incremental::{ColumnFact, Edge, Rewritten};
+use super::lifetime::named;
 use super::nodes::extension;
 use super::refuse::Refusal;
 use crate::changelog::WEIGHT;
+use crate::exec::Lifetime;
 use crate::sql::StreamTable;
 
 /// The scan of a table whose rows change.
-pub(super) fn rewrite(scan: &TableScan, table: &StreamTable) -> Rewritten {
+pub(super) fn rewrite(scan: &TableScan, table: &StreamTable, lifetime: Lifetime) -> Rewritten {
     if !scan.filters.is_empty() || scan.fetch.is_some() {
         return Err(Refusal::bug(format!("the scan of {} filters rows before it knows the last ones", table.name)));
     }
@@ -54,7 +56,7 @@ pub(super) fn rewrite(scan: &TableScan, table: &StreamTable) -> Rewritten {
     let fields = read.iter().take(rows).map(|c| (Some(scan.table_name.clone()), Arc::new(declared.field(*c).clone())));
     let weight = (None, Arc::new(Field::new(WEIGHT, DataType::Int64, false)));
     let schema = DFSchema::new_with_metadata(fields.chain([weight]).collect(), declared.metadata().clone())?;
-    let upsert = StreamUpsert::new(plan, table.name.clone(), keys.clone(), Arc::new(schema));
+    let upsert = StreamUpsert::new(plan, table.name.clone(), keys.clone(), Arc::new(schema), lifetime);
     let mut plan = extension(upsert);
     if rows > wanted.len() {
         let columns = (0..wanted.len()).chain([rows]);
@@ -76,16 +78,18 @@ pub struct StreamUpsert {
     pub keys: Vec<usize>,
     /// The columns of the output.
     pub schema: DFSchemaRef,
+    /// How long a key is remembered.
+    pub lifetime: Lifetime,
     /// What the state is called.
     pub name: String,
 }
 
 impl StreamUpsert {
-    fn new(input: LogicalPlan, table: String, keys: Vec<usize>, schema: DFSchemaRef) -> Self {
+    fn new(input: LogicalPlan, table: String, keys: Vec<usize>, schema: DFSchemaRef, lifetime: Lifetime) -> Self {
         let columns: Vec<String> = schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
         let text = format!("{table}|{keys:?}|{}", columns.join(","));
         let name = format!("upsert-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
-        Self { input, table, keys, schema, name }
+        Self { input, table, keys, schema, lifetime, name: named(name, lifetime) }
     }
 
     /// The names of the key's columns.

@@ -4,6 +4,7 @@
 //! the frontier after the batch is known when the operators see its rows, and a window can close in the batch
 //! whose rows moved the watermark past it.
 
+mod constant;
 pub mod edge;
 
 use std::collections::BTreeMap;
@@ -356,7 +357,8 @@ pub fn row_error(error: DataFusionError) -> Error {
         DataFusionError::Internal(_) | DataFusionError::SchemaError(..) | DataFusionError::Plan(_) => ErrorKind::Bug,
         DataFusionError::ResourcesExhausted(_) => ErrorKind::Config,
         DataFusionError::External(inner) => match inner.downcast_ref::<Error>() {
-            Some(inner) => inner.kind(),
+            // It says itself what happened.
+            Some(inner) => return Error::new(inner.kind(), inner.to_string()),
             None => ErrorKind::Row,
         },
         _ => ErrorKind::Row,

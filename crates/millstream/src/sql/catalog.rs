@@ -92,6 +92,19 @@ pub struct StreamTable {
 }
 
 impl StreamTable {
+    /// A stream of the caller's own, without an event time: what a table function can answer with.
+    pub fn of(name: &str, source: Arc<dyn SourceTable>) -> Self {
+        let spec = TableSpec {
+            name: name.to_string(),
+            schema: without_weight(&source.schema()),
+            options: Options::default(),
+            partitioned_by: vec![],
+            primary_key: vec![],
+            base_dir: PathBuf::new(),
+        };
+        Self { name: name.to_string(), spec, watermark: None, source }
+    }
+
     /// Whether its rows come and go: its source then has one column more than were declared, the weight.
     pub fn is_changelog(&self) -> bool {
         is_weighted(&self.source.schema()) && !is_weighted(&self.spec.schema)

@@ -51,6 +51,34 @@ pub fn into_table(plan: LogicalPlan, insert: &Insert, table: &TableSpec) -> Resu
     plan.map_err(|e| SqlError::from_datafusion(&e, &[]).or_at(insert.query.span))
 }
 
+/// The query with a name of its own for each expression of its SELECTs that has none; `None` where all have one.
+pub fn with_names(query: &StreamQuery) -> Option<StreamQuery> {
+    let mut query = query.clone();
+    name_columns(&mut query.query.body).then_some(query)
+}
+
+fn name_columns(body: &mut SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => {
+            let mut named = false;
+            for (n, item) in select.projection.iter_mut().enumerate() {
+                if let SelectItem::UnnamedExpr(expr) = item {
+                    let (expr, alias) = (expr.clone(), Ident::new(format!("${}", n + 1)));
+                    *item = SelectItem::ExprWithAlias { expr, alias };
+                    named = true;
+                }
+            }
+            named
+        }
+        SetExpr::Query(query) => name_columns(&mut query.body),
+        SetExpr::SetOperation { left, right, .. } => {
+            let left = name_columns(left);
+            name_columns(right) || left
+        }
+        _ => false,
+    }
+}
+
 fn targets<'a>(columns: &[Ident], table: &'a TableSpec) -> Result<Vec<&'a Field>, SqlError> {
     let all: Vec<&Field> = table.schema.fields().iter().map(AsRef::as_ref).filter(|field| !is_virtual(field)).collect();
     if columns.is_empty() {

@@ -10,7 +10,6 @@ mod declare;
 pub mod diagnostic;
 pub mod functions;
 mod insert;
-mod lateral;
 mod map_access;
 mod names;
 pub mod parser;
@@ -18,6 +17,7 @@ pub mod session_state;
 mod set_functions;
 #[cfg(test)]
 mod tests;
+mod unnest;
 mod window_functions;
 
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ use millstream_io::TableSpec;
 
 pub use catalog::{BuiltIn, Catalog, Connectors, Declared, ImpliedTables, StreamTable, Watermark};
 pub use diagnostic::{SourceText, SqlError};
-pub use parser::Emit;
+pub use parser::{Emit, StateHint};
 pub use session_state::session_state;
 
 use crate::settings::Settings;
@@ -65,6 +65,8 @@ pub struct PlannedQuery {
     pub explain: bool,
     /// What SET said before it.
     pub settings: Settings,
+    /// What hints say of how long tables are remembered.
+    pub hints: Vec<StateHint>,
     /// Its plan, neither analyzed nor optimized. Where there is a sink, it has the sink's columns.
     pub plan: LogicalPlan,
     source: Arc<SourceText>,
@@ -87,6 +89,11 @@ impl PlannedQuery {
     pub fn error(&self, error: &DataFusionError) -> Error {
         let error = SqlError::from_datafusion(error, &self.tokens);
         self.source.error_of(&error.or_at(self.first_token()))
+    }
+
+    /// An error about a place in the text.
+    pub fn error_at(&self, span: Span, message: &str) -> Error {
+        self.source.error(Some(span), message)
     }
 
     /// An error about an expression of the plan, at the first of its columns that knows its place.
@@ -164,15 +171,21 @@ impl Planner {
             let planned = self.statement(&parsed).map_err(|e| source.error_of(&e.or_at(first)))?;
             let Some(Planned { name, sink, emit, explain, plan }) = planned else { continue };
             let (span, sql) = (parsed.span, source.slice(parsed.span).to_string());
-            let (source, tokens) = (Arc::clone(&source), parsed.tokens);
+            let (source, tokens, hints) = (Arc::clone(&source), parsed.tokens, parsed.hints);
             let name = free_name(&name, &queries);
             let settings = self.settings.clone();
-            queries.push(PlannedQuery { name, sql, sink, emit, explain, settings, plan, source, span, tokens });
+            queries.push(PlannedQuery { name, sql, sink, emit, explain, settings, hints, plan, source, span, tokens });
         }
         Ok(Pipeline { settings: self.settings.clone(), tables: self.catalog.declared(), queries })
     }
 
     fn statement(&mut self, parsed: &Parsed) -> Result<Option<Planned>, SqlError> {
+        let runs = matches!(parsed.statement, Statement::Insert(_) | Statement::Query(_) | Statement::Explain(_));
+        if let (false, Some(hint)) = (runs, parsed.hints.first()) {
+            let reason =
+                "STATE_TTL belongs to the query that is run: put it into the INSERT or the SELECT that reads this";
+            return Err(SqlError::new(hint.span, reason));
+        }
         match &parsed.statement {
             Statement::CreateTable(create) => {
                 if self.is_free(&create.name.value, create.existing, create.name.span)? {
@@ -231,7 +244,15 @@ impl Planner {
 
     fn insert(&self, insert: &Insert, tokens: &[TokenWithSpan]) -> Result<Planned, SqlError> {
         let table = self.catalog.sink(&insert.table.value).map_err(|e| e.or_at(insert.table.span))?;
-        let plan = insert::into_table(self.plan_query(&insert.query, tokens)?, insert, &table)?;
+        let plan = match self.plan_query(&insert.query, tokens) {
+            // Columns are matched by position: two of one name are two columns.
+            Err(error) => match insert::with_names(&insert.query) {
+                Some(named) => self.plan_query(&named, tokens).map_err(|_| error)?,
+                None => return Err(error),
+            },
+            Ok(plan) => plan,
+        };
+        let plan = insert::into_table(plan, insert, &table)?;
         Ok(Planned { name: table.name.clone(), sink: Some(table), emit: insert.query.emit, explain: false, plan })
     }
 
@@ -257,7 +278,7 @@ impl Planner {
             (Err(_), Some(qualified)) => self.names().plan(qualified).map_err(failed)?,
             (plan, _) => plan.map_err(failed)?,
         };
-        let plan = lateral::over_its_table(plan).map_err(failed)?;
+        let plan = unnest::beside_rows(plan).map_err(failed)?;
         // Types are checked now, while the text is at hand; the plan stays as it is, because what `now()` means
         // must be settled before it is analyzed.
         self.state

@@ -3,16 +3,24 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Result, TableReference};
+use datafusion::catalog::{TableFunctionArgs, TableProvider};
+use datafusion::common::{DFSchema, Result, TableReference, plan_err};
 use datafusion::config::ConfigOptions;
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Query, Statement};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, StreamTable};
+use super::diagnostic::did_you_mean;
 use super::session_state::Types;
+
+/// The schema of the tables that operators keep: `state.<operator>`.
+const STATE: &str = "state";
 
 /// The names of one planning.
 pub struct Names<'a> {
@@ -44,7 +52,35 @@ impl<'a> Names<'a> {
 
 impl ContextProvider for Names<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
+        // What an operator keeps has two names, and is one table: state.<operator>.
+        if name.schema() == Some(STATE) {
+            return Ok(self.catalog.table(&format!("{STATE}.{}", name.table()))?);
+        }
         Ok(self.catalog.table(name.table())?)
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> Result<Arc<dyn TableSource>> {
+        let Some(function) = self.state.table_functions().get(name) else {
+            let hint = did_you_mean(name, self.state.table_functions().keys().map(String::as_str));
+            return plan_err!("there is no table function '{name}'{hint}");
+        };
+        let simplifier = ExprSimplifier::new(
+            SimplifyContext::builder().with_config_options(Arc::clone(self.state.config_options())).build(),
+        );
+        let none = DFSchema::empty();
+        let args = args.into_iter().map(|arg| simplifier.coerce(arg, &none).and_then(|arg| simplifier.simplify(arg)));
+        let args = args.collect::<Result<Vec<_>>>()?;
+        let table = function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.state))?;
+        // The log knows a stream by its name, which has to tell the arguments apart.
+        let stream = (table.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>();
+        let table: Arc<dyn TableProvider> = match stream {
+            Some(stream) => {
+                let args = args.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Arc::new(StreamTable { name: format!("{name}({args})"), ..stream.clone() })
+            }
+            None => table,
+        };
+        Ok(provider_as_source(table))
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {

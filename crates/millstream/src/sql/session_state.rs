@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::DataType as SqlType;
 
 use super::map_access::MapAccess;
 use super::set_functions::SetFunctions;
+use super::unnest::UnnestBeside;
 use super::window_functions::WindowFunctions;
 use super::{functions, parser};
 
@@ -32,7 +33,7 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
         .with_config(config)
         .with_default_features()
         .with_type_planner(Arc::new(Types))
-        .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions)]);
+        .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions), Arc::new(UnnestBeside)]);
     // The first that plans an expression has it.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
     let mut state = builder.build();

@@ -1,15 +1,14 @@
 //! Rows by hand, each awkward for one kind of query, cut as finely as they can be.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use millstream::core::source::Limit;
 use millstream::sql::{BuiltIn, PlannedQuery, Planner};
 
 use crate::Case;
 use crate::data::Row;
-use crate::model::difference;
 use crate::queries::{Late, Query};
-use crate::stream::{LIMIT, added_up, batch_answer, run};
+use crate::yardstick::{Floats, LIMIT, Published, Run, added_up, batch_answer, difference, ran};
 
 /// A row a second: its number, and a float.
 fn rows(floats: &[f64]) -> Vec<Row> {
@@ -119,11 +118,13 @@ async fn the_last_instant_of_a_window_is_a_second_before_its_end_where_times_are
         let table = table(if query.contains("SESSION") { 2000 } else { 500 });
         let text = format!("{table}\n{query};");
         let (planner, planned) = plan(&text, dir.path());
-        let expected = batch_answer(&planner, &planned, false).await.unwrap_or_else(|e| panic!("{query}: {e}"));
-        let (state, collected) = (tempfile::tempdir().unwrap(), Arc::new(Mutex::new(vec![])));
+        let expected = batch_answer(&planner, &planned, Floats::Exactly).await.unwrap_or_else(|e| panic!("{query}: {e}"));
+        let (state, published) = (tempfile::tempdir().unwrap(), Published::default());
         let limit = Limit { rows: 1, ..LIMIT };
-        let ended = run(&planner, &planned, state.path(), limit, None, &collected).await;
+        let mut run = Run::new(&planner, &planned, state.path(), &published);
+        run.config.limit = limit;
+        let ended = ran(&run, None).await;
         assert_eq!(ended.map_err(|e| format!("{query}: {e}")), Ok(0));
-        assert_eq!(difference(&expected, &added_up(&collected, false).unwrap()), None, "{query}");
+        assert_eq!(difference(&expected, &added_up(&published, Floats::Exactly).unwrap()), None, "{query}");
     }
 }

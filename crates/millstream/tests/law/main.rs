@@ -149,6 +149,39 @@ async fn a_case_that_is_written_down_as_an_slt_file_holds_there_too() {
     }
 }
 
+/// A query with words around it, where they have a meaning there.
+async fn hold_with(words: impl Fn(&str) -> String, query: impl Fn(&mut Random) -> Query, cases: u64, at_least: u64) {
+    let mut held = 0;
+    for seed in 0..cases {
+        let worded = |random: &mut Random| {
+            let query = query(random);
+            Query { sql: words(&query.sql), ..query }
+        };
+        let case = Case::random(seed, worded);
+        match case.broken().await {
+            None => held += 1,
+            Some(why) if why.contains("has no meaning here") => {}
+            Some(why) => panic!("seed {seed}: {}: {why}", case.query.sql),
+        }
+    }
+    assert!(held >= at_least, "{held} of {cases} were answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_ttl_that_no_key_outlives_changes_no_answer() {
+    let words = |sql: &str| format!("SET 'state.ttl' = '10 d'; {sql}");
+    hold_with(words, Query::random, 80, 60).await;
+    hold_with(words, joins::random, 80, 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_final_answer_is_the_batch_answer_whatever_the_cut() {
+    let words = |sql: &str| format!("{sql} EMIT FINAL");
+    let plain = |query: Query| Query { sql: query.sql.trim_end_matches(" EMIT CHANGES").to_string(), ..query };
+    hold_with(words, |random| plain(Query::random(random)), 80, 80).await;
+    hold_with(words, |random| plain(joins::random(random)), 60, 60).await;
+}
+
 #[tokio::test]
 async fn dedup_is_what_lag_says_of_the_last_row_of_a_key() {
     let columns = "k, n, d, b, ts";

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use millstream::core::source::Limit;
-use millstream::pipeline::emit_mode;
+use millstream::pipeline::asked;
 use millstream::plan::{compile, describe_state};
 use millstream::sql::{BuiltIn, PlannedQuery, Planner};
 
@@ -206,7 +206,7 @@ async fn joins_over_auctions_stream_to_the_batch_answer() {
         let (planner, planned) = plan(sql);
         let expected = batch_answer(&planner, &planned, Floats::Rounded).await.unwrap();
         assert!(!expected.is_empty(), "{name} has an answer");
-        let compiled = compile(planned.plan.clone(), emit_mode(planned.emit), planner.state()).await;
+        let compiled = compile(planned.plan.clone(), asked(&planned), planner.state()).await;
         let compiled = compiled.map_err(|r| r.at(&planned)).unwrap();
         let lines = describe_state(&compiled.logical);
         assert!(lines.iter().any(|l| l.contains(state)), "{name}: {lines:#?}");

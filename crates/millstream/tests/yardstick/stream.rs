@@ -15,7 +15,7 @@ use millstream::core::log::read_status;
 use millstream::core::query::{Query, QueryConfig, QueryHandle, QuerySource};
 use millstream::core::sink::{Guarantee, Marker, Output, OutputKind, Owner, Permit, Sink};
 use millstream::core::source::Limit;
-use millstream::pipeline::emit_mode;
+use millstream::pipeline::asked;
 use millstream::plan::compile;
 use millstream::runner::LocalRunner;
 use millstream::sql::{PlannedQuery, Planner};
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
     ///
     /// A kill wants a thread without a runtime.
     pub async fn start(&self) -> Result<QueryHandle> {
-        let compiled = compile(self.planned.plan.clone(), emit_mode(self.planned.emit), self.planner.state()).await;
+        let compiled = compile(self.planned.plan.clone(), asked(self.planned), self.planner.state()).await;
         let compiled = compiled.map_err(|r| r.at(self.planned))?;
         let disk: SharedDisk = Arc::new(RealDisk);
         let states = StateStore::new(Arc::clone(&disk), self.dir.join("state"));

@@ -7,6 +7,7 @@ use arrow::compute::take_arrays;
 use datafusion::common::{Result as DfResult, internal_err};
 use millstream_state::RowId;
 
+use super::super::BatchContext;
 use super::super::changes::state_error;
 use super::super::grouping::Grouping;
 use super::null_aware;
@@ -40,12 +41,15 @@ impl Plan {
         &self,
         state: &mut JoinState,
         inputs: [&[RecordBatch]; 2],
-        frontier: Option<i64>,
+        batch: &BatchContext,
     ) -> DfResult<Vec<RecordBatch>> {
         let mut output = vec![];
+        let frontier = batch.frontier;
+        self.forget(state, batch.time_us)?;
         let deltas = [self.delta(0, inputs[0])?, self.delta(1, inputs[1])?];
         if deltas.iter().any(|d| d.rows > 0) {
             let step = self.step(Some(state), deltas, &mut output)?;
+            self.touch(state, &step, batch.time_us)?;
             self.apply(state, &step, frontier, &mut output)?;
         }
         self.expire(state, frontier, &mut output)?;
@@ -148,7 +152,7 @@ impl Plan {
             let held = &state.sides[side];
             let table = held.table().map_err(state_error)?;
             let mut old = Old::fetch(table, held.counted, &step.keys, &wanted)?;
-            old.take_back(own, step.groups)?;
+            old.take_back(&mut step.deltas[side], step.groups, &self.memory)?;
             step.old[side] = old;
         }
         Ok(())
@@ -273,6 +277,30 @@ impl Plan {
         }
     }
 
+    /// Stages that keys are forgotten which nothing has touched for long.
+    fn forget(&self, state: &mut JoinState, time_us: i64) -> DfResult<()> {
+        for side in &mut state.sides {
+            let Some(gone) = side.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten() else { continue };
+            match &mut side.rows {
+                Rows::All(table) => table.remove_keys(&gone.keys, gone.count),
+                Rows::Counts(table) => table.remove(&gone.keys, gone.count),
+            }
+            .map_err(state_error)?;
+        }
+        Ok(())
+    }
+
+    /// Stages that the rows of a batch have touched their keys.
+    fn touch(&self, state: &mut JoinState, step: &Step, time_us: i64) -> DfResult<()> {
+        for (held, delta) in state.sides.iter_mut().zip(&step.deltas) {
+            let Some(idle) = &mut held.idle else { continue };
+            let groups: Vec<u32> = delta.groups.iter().copied().filter(|group| *group != NO_GROUP).collect();
+            let (keys, count, _) = step.keys_of(&groups)?;
+            idle.touch(time_us, &keys, count)?;
+        }
+        Ok(())
+    }
+
     /// Stages what is to be remembered.
     fn apply(
         &self,
@@ -284,6 +312,9 @@ impl Plan {
         for side in [0, 1] {
             if matches!(state.sides[side].rows, Rows::Counts(_)) {
                 let sums = step.deltas[side].sums(step.groups);
+                if step.counts[side].iter().zip(&sums).any(|(count, sum)| count + sum < 0) {
+                    self.memory.unknown_row("a join")?;
+                }
                 state.sides[side].put_counts(&step.keys, &step.counts[side], &sums).map_err(state_error)?;
                 continue;
             }

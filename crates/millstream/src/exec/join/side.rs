@@ -14,6 +14,7 @@ use millstream_state::{MultiTable, RowId};
 use super::super::accumulate::evaluate_all;
 use super::super::changes::state_error;
 use super::super::grouping::Grouping;
+use super::super::memory::Memory;
 use super::Plan;
 use crate::changelog;
 
@@ -230,8 +231,9 @@ impl Old {
         self.partners.as_ref().map_or(0, |p| p.values().get(row as usize).copied().unwrap_or(0))
     }
 
-    /// Finds the rows that go: for each, one that is equal to it in every column.
-    pub fn take_back(&mut self, delta: &Delta, groups: usize) -> DfResult<()> {
+    /// Finds the rows that go: for each, one that is equal to it in every column. One that is not there no longer goes,
+    /// where the query forgets.
+    pub(super) fn take_back(&mut self, delta: &mut Delta, groups: usize, memory: &Memory) -> DfResult<()> {
         let gone: Vec<u32> = delta.gone().filter(|row| delta.group(*row) != NO_GROUP).collect();
         if gone.is_empty() {
             return Ok(());
@@ -245,7 +247,7 @@ impl Old {
         let candidates = (0u32..).zip(&self.groups).filter(|(_, g)| changed.get(**g as usize) == Some(&true));
         let candidates: Vec<u32> = candidates.map(|(row, _)| row).collect();
         self.gone = vec![false; self.ids.len()];
-        self.removed = if delta.columns.is_empty() {
+        let found: Vec<Option<u32>> = if delta.columns.is_empty() {
             matched(&gone, &candidates, |row| (delta.group(row), &[][..]), |old| (self.group(old), &[][..]))
         } else {
             let fields = delta.columns.iter().map(|c| SortField::new(c.data_type().clone())).collect();
@@ -263,11 +265,15 @@ impl Old {
                 |place| (delta.group(of(&gone, place)), new.row(place as usize).data()),
                 |place| (self.group(of(&candidates, place)), old.row(place as usize).data()),
             );
-            found.into_iter().map(|place| of(&candidates, place)).collect()
+            found.into_iter().map(|place| place.map(|place| of(&candidates, place))).collect()
         };
-        if self.removed.len() != gone.len() {
-            return internal_err!("a join is to take back a row that it was never given");
+        for (row, _) in gone.iter().zip(&found).filter(|(_, found)| found.is_none()) {
+            memory.unknown_row("a join")?;
+            if let Some(weight) = delta.weights.as_mut().and_then(|w| w.get_mut(*row as usize)) {
+                *weight = 0;
+            }
         }
+        self.removed = found.into_iter().flatten().collect();
         for row in &self.removed {
             if let Some(gone) = self.gone.get_mut(*row as usize) {
                 *gone = true;
@@ -277,15 +283,15 @@ impl Old {
     }
 }
 
-/// For each of the rows that go, one of the held rows that is equal; each is taken once.
+/// For each of the rows that go, one of the held rows that is equal, where there is one; each is taken once.
 fn matched<'a>(
     gone: &[u32],
     held: &[u32],
     new: impl Fn(u32) -> (u32, &'a [u8]),
     old: impl Fn(u32) -> (u32, &'a [u8]),
-) -> Vec<u32> {
+) -> Vec<Option<u32>> {
     let mut equal: HashMap<(u32, &[u8]), Vec<u32>> = HashMap::with_capacity(held.len());
     // The newest is taken first, which is the last of the key's rows as a rule: nothing has to move.
     held.iter().for_each(|row| equal.entry(old(*row)).or_default().push(*row));
-    gone.iter().filter_map(|row| equal.get_mut(&new(*row)).and_then(Vec::pop)).collect()
+    gone.iter().map(|row| equal.get_mut(&new(*row)).and_then(Vec::pop)).collect()
 }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_arrays;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use datafusion::common::Result as DfResult;
 use millstream_core::{Error, Result};
 use millstream_state::{Changes, KeyedTable, MultiTable, OperatorState, PanedTable, Restored, StateInfo, TableInfo};
 
+use super::super::changes::state_error;
+use super::super::idle::{self, Idle, TOUCHED};
 use super::Plan;
 
 /// How many partners a row has: the last column of a side whose rows are counted.
@@ -32,6 +35,8 @@ pub struct Side {
     pub counted: bool,
     /// The keys that have rows to forget, by the time at which they are to be looked at.
     pub expiries: Option<PanedTable>,
+    /// The keys that can be forgotten.
+    pub idle: Option<Idle>,
 }
 
 /// The rows of a side, by key.
@@ -59,13 +64,13 @@ pub struct Staged<T> {
 }
 
 impl JoinState {
-    pub fn try_new(plan: &Plan) -> Result<Self> {
+    pub fn try_new(plan: &Plan) -> DfResult<Self> {
         Ok(Self { sides: [Side::try_new(plan, 0)?, Side::try_new(plan, 1)?], totals: Staged::default() })
     }
 }
 
 impl Side {
-    fn try_new(plan: &Plan, side: usize) -> Result<Self> {
+    fn try_new(plan: &Plan, side: usize) -> DfResult<Self> {
         let counted = plan.counts_partners(side);
         let keys = Arc::clone(&plan.keys);
         let rows = if plan.keeps_rows(side) {
@@ -74,16 +79,17 @@ impl Side {
             if counted {
                 fields.push(Arc::new(Field::new(PARTNERS, DataType::Int64, false)));
             }
-            Rows::All(Box::new(MultiTable::new(keys, Arc::new(Schema::new(fields)))?))
+            Rows::All(Box::new(MultiTable::new(keys, Arc::new(Schema::new(fields))).map_err(state_error)?))
         } else {
             let count = Schema::new(vec![Field::new("$count", DataType::Int64, false)]);
-            Rows::Counts(Box::new(KeyedTable::new(keys, Arc::new(count))?))
+            Rows::Counts(Box::new(KeyedTable::new(keys, Arc::new(count)).map_err(state_error)?))
         };
         let expiries = match plan.join.interval {
-            Some(_) => Some(PanedTable::new(Arc::clone(&plan.keys), Arc::new(Schema::empty()))?),
+            Some(_) => Some(PanedTable::new(Arc::clone(&plan.keys), Arc::new(Schema::empty())).map_err(state_error)?),
             None => None,
         };
-        Ok(Self { rows, counted, expiries })
+        let idle = Idle::try_new(&plan.keys, plan.memory.idle_us(side).filter(|_| expiries.is_none()))?;
+        Ok(Self { rows, counted, expiries, idle })
     }
 
     /// The table of the rows.
@@ -147,6 +153,10 @@ fn rows_of(side: usize) -> String {
     SIDES.get(side).copied().unwrap_or_default().to_string()
 }
 
+fn touched_of(side: usize) -> String {
+    format!("{}.{TOUCHED}", rows_of(side))
+}
+
 fn expiries_of(side: usize) -> String {
     format!("{}.expiries", rows_of(side))
 }
@@ -160,6 +170,7 @@ impl OperatorState for JoinState {
                 Rows::Counts(table) => table.install(),
             }
             side.expiries.iter_mut().for_each(PanedTable::install);
+            side.idle.iter_mut().for_each(Idle::install);
         }
     }
 
@@ -171,6 +182,7 @@ impl OperatorState for JoinState {
                 Rows::Counts(table) => table.discard(),
             }
             side.expiries.iter_mut().for_each(PanedTable::discard);
+            side.idle.iter_mut().for_each(Idle::discard);
         }
     }
 
@@ -186,6 +198,7 @@ impl OperatorState for JoinState {
             if let Some(expiries) = &side.expiries {
                 changes = changes.paned(&expiries_of(number), expiries);
             }
+            changes = idle::changes(changes, &touched_of(number), side.idle.as_ref());
         }
         Ok(changes)
     }
@@ -200,6 +213,7 @@ impl OperatorState for JoinState {
             if let Some(expiries) = &mut side.expiries {
                 saved.paned(&expiries_of(number), expiries)?;
             }
+            idle::restore(&mut saved, &touched_of(number), side.idle.as_mut())?;
         }
         let totals = saved.note("totals").and_then(|text| text.split_once(' '));
         let totals = totals.and_then(|(r, n)| Some(Totals { rows: r.parse().ok()?, nulls: n.parse().ok()? }));
@@ -217,6 +231,7 @@ impl OperatorState for JoinState {
                 Rows::Counts(table) => tables.push(TableInfo::keyed(&name, table)),
             }
             tables.extend(side.expiries.iter().map(|e| TableInfo::paned(&expiries_of(number), e)));
+            tables.extend(idle::describe(&touched_of(number), side.idle.as_ref()));
         }
         StateInfo { kind: "join".to_string(), tables }
     }

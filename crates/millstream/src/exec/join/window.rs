@@ -18,6 +18,7 @@ use millstream_state::{Changes, KeyedTable, OperatorState, PanedTable, Restored,
 
 use super::super::BatchContext;
 use super::super::changes::state_error;
+use super::super::memory::Memory;
 use super::super::stateful::{Operator, StatefulExec};
 use super::pairs::batch;
 use super::state::{SIDES, Staged};
@@ -48,7 +49,7 @@ impl WindowJoinExec {
         if schemas.iter().any(|s| changelog::is_weighted(s)) || join.null_aware {
             return internal_err!("a join of windows reads rows that are never taken back");
         }
-        let plan = Plan::try_new(join, schemas, output, false)?;
+        let plan = Plan::try_new(join, schemas, output, false, Memory::from(""))?;
         let state = WindowJoinState::try_new(&plan).map_err(state_error)?;
         Ok(StatefulExec::new(name, inputs, Self { plan, closes }, state))
     }

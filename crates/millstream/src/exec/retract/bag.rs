@@ -17,6 +17,8 @@ use millstream_state::{PanedTable, Restored, TableInfo};
 use super::super::accumulate::{evaluate_all, evaluate_filter};
 use super::super::changes::state_error;
 use super::super::grouping::Grouping;
+use super::super::idle::Forgotten;
+use super::super::memory::Memory;
 use super::Touched;
 use super::ordered::{Ordered, canonical};
 use super::slots::SlottedTable;
@@ -50,6 +52,8 @@ pub struct Changes {
     pub values: Vec<ArrayRef>,
     /// Whether it came or went.
     pub weights: Vec<i64>,
+    /// Whether a value was taken away that was not there, which was ignored.
+    pub ignored: bool,
 }
 
 /// The values of all groups.
@@ -83,6 +87,7 @@ impl Bag {
         touched: &Touched,
         rows: &RecordBatch,
         weights: &[i64],
+        memory: &Memory,
     ) -> DfResult<Changes> {
         let pairs = Pairs::of(spec, touched, rows, weights)?;
         let count = pairs.weights.len();
@@ -98,9 +103,11 @@ impl Bag {
                 }
             }
         }
-        let after: Vec<i64> = before.iter().zip(&pairs.weights).map(|(b, w)| b + w).collect();
-        if after.iter().any(|n| *n < 0) {
-            return internal_err!("a value was taken away that was not there");
+        let mut after: Vec<i64> = before.iter().zip(&pairs.weights).map(|(b, w)| b + w).collect();
+        let mut ignored = memory.lifetime.forgetful && weights.contains(&0);
+        for count in after.iter_mut().filter(|n| **n < 0) {
+            memory.unknown_row("an aggregate")?;
+            (*count, ignored) = (0, true);
         }
         for present in [true, false] {
             let places: UInt64Array =
@@ -121,7 +128,24 @@ impl Bag {
         }
         let moved = |(b, a): (&i64, &i64)| i64::from(*a > 0) - i64::from(*b > 0);
         let moved: Vec<i64> = before.iter().zip(&after).map(moved).collect();
-        pairs.changes(&moved)
+        Ok(Changes { ignored, ..pairs.changes(&moved)? })
+    }
+
+    /// Stages that the values of groups are forgotten, whichever slot they are in; `groups` are the columns of their keys.
+    pub fn forget(&mut self, gone: &Forgotten, groups: &SchemaRef) -> DfResult<()> {
+        let (table, columns) = (&self.table.table, self.table.table.keys().fields().len());
+        let mut found = vec![];
+        for (slot, pane) in table.panes(..) {
+            let values = gone.beginnings(groups, columns, pane.scan_staged())?;
+            found.extend(values.into_iter().map(|(keys, count)| (slot, keys, count)));
+        }
+        for (slot, keys, count) in found {
+            self.table.table.remove(slot, &keys, count).map_err(state_error)?;
+            if let Some(ordered) = &mut self.ordered {
+                ordered.set(&keys, &vec![0; count], |_| slot)?;
+            }
+        }
+        Ok(())
     }
 
     /// The values in their order.
@@ -231,6 +255,6 @@ impl Pairs {
         let places: UInt64Array = (0u64..).zip(moved).filter(|(_, m)| **m != 0).map(|(i, _)| i).collect();
         let groups = places.values().iter().map(|p| self.groups.value(*p as usize) as usize).collect();
         let weights = moved.iter().copied().filter(|m| *m != 0).collect();
-        Ok(Changes { groups, values: take_arrays(&self.values, &places, None)?, weights })
+        Ok(Changes { groups, values: take_arrays(&self.values, &places, None)?, weights, ignored: false })
     }
 }

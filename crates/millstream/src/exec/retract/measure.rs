@@ -26,6 +26,7 @@ use datafusion::physical_expr::expressions::CastExpr;
 use millstream_state::Found;
 
 use super::super::accumulate::{Aggregate, Aggregates, Arguments, Portion, evaluate_all, evaluate_filter};
+use super::super::memory::Memory;
 use super::Touched;
 use super::bag::{Bag, BagSpec, Changes};
 use super::ordered::End;
@@ -268,8 +269,8 @@ impl Measure {
     }
 
     /// Adds rows to what was kept: the columns of all `total` groups.
-    pub fn add(&self, before: Before<'_>, rows: &Rows, total: usize) -> DfResult<Vec<ArrayRef>> {
-        let counts = self.counts(before, rows, total)?;
+    pub fn add(&self, before: Before<'_>, rows: &Rows, total: usize, memory: &Memory) -> DfResult<Vec<ArrayRef>> {
+        let counts = self.counts(before, rows, total, memory)?;
         let second = match (&self.kind, rows.values.first()) {
             (Kind::Count, _) => return Ok(vec![Arc::new(counts)]),
             (Kind::Sum(kept) | Kind::Avg { kept, .. }, Some(values)) => {
@@ -287,7 +288,7 @@ impl Measure {
     }
 
     /// How many rows have arguments that are not NULL.
-    fn counts(&self, before: Before<'_>, rows: &Rows, total: usize) -> DfResult<Int64Array> {
+    fn counts(&self, before: Before<'_>, rows: &Rows, total: usize, memory: &Memory) -> DfResult<Int64Array> {
         let nulls = rows
             .values
             .iter()
@@ -301,8 +302,9 @@ impl Measure {
                 *count += weight;
             }
         }
-        if counts.iter().any(|n| *n < 0) {
-            return internal_err!("{} counts less than nothing", self.result.name());
+        for count in counts.iter_mut().filter(|n| **n < 0) {
+            memory.unknown_row("an aggregate")?;
+            *count = 0;
         }
         Ok(Int64Array::from(counts))
     }

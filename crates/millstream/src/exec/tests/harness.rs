@@ -225,6 +225,8 @@ pub struct Stream {
     dir: TempDir,
     base: Arc<datafusion::execution::TaskContext>,
     batch: u64,
+    /// The time of the next batch.
+    pub time_us: i64,
 }
 
 impl Stream {
@@ -232,7 +234,7 @@ impl Stream {
         let dir = tempfile::tempdir().unwrap();
         let (plan, state, store) = Self::begin(&make, &dir);
         let base = ORACLE.with(SessionContext::task_ctx);
-        Self { plan, state, make: Box::new(make), store, dir, base, batch: 0 }
+        Self { plan, state, make: Box::new(make), store, dir, base, batch: 0, time_us: 0 }
     }
 
     fn begin(
@@ -257,7 +259,8 @@ impl Stream {
 
     /// Runs a batch; what it stages is neither installed nor discarded.
     pub async fn run(&mut self, inputs: Vec<RecordBatch>, frontier: Option<i64>) -> Vec<RecordBatch> {
-        let batch = BatchContext { batch: BatchId(self.batch + 1), time_us: 0, frontier, inputs: vec![inputs] };
+        let batch =
+            BatchContext { batch: BatchId(self.batch + 1), time_us: self.time_us, frontier, inputs: vec![inputs] };
         let plan = reset_plan_states(Arc::clone(&self.plan)).unwrap();
         collect(plan, batch.task_context(&self.base)).await.unwrap()
     }
@@ -273,7 +276,8 @@ impl Stream {
         inputs: Vec<RecordBatch>,
         frontier: Option<i64>,
     ) -> datafusion::common::Result<Vec<RecordBatch>> {
-        let batch = BatchContext { batch: BatchId(self.batch + 1), time_us: 0, frontier, inputs: vec![inputs] };
+        let batch =
+            BatchContext { batch: BatchId(self.batch + 1), time_us: self.time_us, frontier, inputs: vec![inputs] };
         collect(reset_plan_states(Arc::clone(&self.plan))?, batch.task_context(&self.base)).await
     }
 

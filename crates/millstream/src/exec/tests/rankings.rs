@@ -223,7 +223,7 @@ async fn a_row_that_was_never_there_can_not_be_taken_back() {
     columns.push(Arc::new(Int64Array::from(vec![-1])));
     let row = RecordBatch::try_new(changelog::with_weight(&schema()), columns).unwrap();
     let error = stream.try_run(vec![row]).await.unwrap_err();
-    assert!(error.to_string().contains("taken back that had not come"), "{error}");
+    assert!(error.to_string().contains("take back a row that never came"), "{error}");
 }
 
 /// Runs rows with a frontier behind them to the end, and compares everything that came out with the oracle.

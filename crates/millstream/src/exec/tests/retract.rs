@@ -106,5 +106,5 @@ async fn a_row_that_was_never_there_is_a_fault_and_no_answer() {
     let batch = crate::exec::BatchContext { inputs: vec![vec![changes(&all, &[(0, -1)])]], ..Default::default() };
     let context = batch.task_context(&datafusion::prelude::SessionContext::new().task_ctx());
     let error = datafusion::physical_plan::collect(Arc::clone(&stream.plan), context).await.unwrap_err();
-    assert!(error.to_string().contains("that was not there"), "{error}");
+    assert!(error.to_string().contains("take back a row that never came"), "{error}");
 }

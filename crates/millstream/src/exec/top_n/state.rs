@@ -9,6 +9,7 @@ use datafusion::common::{Result as DfResult, internal_datafusion_err};
 use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::super::changes::state_error;
+use super::super::idle::{self, Idle, TOUCHED};
 use super::nullable;
 
 const BEST: &str = "best";
@@ -20,18 +21,30 @@ pub struct BestState {
     /// The columns of a row, all nullable.
     schema: SchemaRef,
     single: bool,
+    idle: Option<Idle>,
 }
 
 impl BestState {
     /// No keys. `single`: one row a key.
-    pub fn try_new(keys: &SchemaRef, input: &Schema, single: bool) -> DfResult<Self> {
+    pub fn try_new(keys: &SchemaRef, input: &Schema, single: bool, idle_us: Option<i64>) -> DfResult<Self> {
         let schema = nullable(input);
         let values = match single {
             true => Arc::clone(&schema),
             false => Arc::new(Schema::new(vec![Field::new("$rows", DataType::List(item(&schema)), true)])),
         };
         let table = KeyedTable::new(Arc::clone(keys), values).map_err(state_error)?;
-        Ok(Self { table, schema, single })
+        Ok(Self { table, schema, single, idle: Idle::try_new(keys, idle_us)? })
+    }
+
+    /// Stages that keys are forgotten which no row has touched for long.
+    pub fn forget(&mut self, time_us: i64) -> DfResult<()> {
+        let gone = self.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten();
+        gone.map_or(Ok(()), |gone| self.table.remove(&gone.keys, gone.count).map_err(state_error))
+    }
+
+    /// Stages that rows have touched these keys.
+    pub fn touch(&mut self, time_us: i64, keys: &[ArrayRef], count: usize) -> DfResult<()> {
+        self.idle.as_mut().map_or(Ok(()), |idle| idle.touch(time_us, keys, count))
     }
 
     /// Whether a key has one row.
@@ -92,22 +105,27 @@ fn item(schema: &Schema) -> FieldRef {
 impl OperatorState for BestState {
     fn install(&mut self) {
         self.table.install();
+        self.idle.iter_mut().for_each(Idle::install);
     }
 
     fn discard(&mut self) {
         self.table.discard();
+        self.idle.iter_mut().for_each(Idle::discard);
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
-        Ok(Changes::new().keyed(BEST, &self.table))
+        Ok(idle::changes(Changes::new().keyed(BEST, &self.table), TOUCHED, self.idle.as_ref()))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
-        saved.keyed(BEST, &mut self.table)
+        saved.keyed(BEST, &mut self.table)?;
+        idle::restore(&mut saved, TOUCHED, self.idle.as_mut())
     }
 
     fn describe(&self) -> StateInfo {
-        StateInfo { kind: "top-n".to_string(), tables: vec![TableInfo::keyed(BEST, &self.table)] }
+        let tables = [TableInfo::keyed(BEST, &self.table)].into_iter();
+        let tables = tables.chain(idle::describe(TOUCHED, self.idle.as_ref())).collect();
+        StateInfo { kind: "top-n".to_string(), tables }
     }
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {

@@ -9,7 +9,7 @@ use arrow::datatypes::Schema;
 use datafusion::common::{DFSchema, DFSchemaRef, JoinType, Result, internal_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::exec::Expiry;
+use crate::exec::{Expiry, Lifetime};
 use crate::window::WindowSpec;
 
 /// When a join forgets rows.
@@ -58,6 +58,8 @@ pub struct StreamJoin {
     pub changelog: bool,
     /// When rows are forgotten.
     pub time: JoinTime,
+    /// How long the keys of each side are remembered, where time bounds nothing.
+    pub lifetime: Lifetime,
     /// The columns of the output.
     pub schema: DFSchemaRef,
     /// What the state is called: a hash over what it keeps.

@@ -11,13 +11,13 @@ use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
     ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
     FunctionArguments, Ident, JsonNullClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select, Spanned,
-    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
+    TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::clauses::IS_JSON;
 use super::json_operators::{bind, is_json_operator, nothing};
-use super::rewrite::{fetch_as_limit, name_fields_of_rows, unnest_of};
+use super::rewrite::{fetch_as_limit, name_fields_of_rows};
 use super::{distinct_from, group_window, set_operations, similar};
 use crate::sql::diagnostic::SqlError;
 
@@ -89,13 +89,6 @@ impl VisitorMut for Forms {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
         group_window::into_from(select);
         name_fields_of_rows(select);
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<SqlError> {
-        if let Some(unnest) = unnest_of(table) {
-            *table = unnest;
-        }
         ControlFlow::Continue(())
     }
 

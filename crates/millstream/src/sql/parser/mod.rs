@@ -8,6 +8,7 @@ mod clauses;
 mod distinct_from;
 mod forms;
 mod group_window;
+mod hints;
 mod json_operators;
 mod qualify;
 mod rewrite;
@@ -23,10 +24,11 @@ mod words;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::diagnostic::{SourceText, SqlError};
 pub use forms::expression as rewrite_expression;
+pub use hints::StateHint;
 pub use qualify::by_alias;
 pub use set_operations::{EXCEPT_ALL, INTERSECT_ALL};
 pub use types::from_sql_type;
@@ -203,6 +205,8 @@ pub struct Parsed {
     pub span: Span,
     /// Its tokens.
     pub tokens: Vec<TokenWithSpan>,
+    /// Its hints `/*+ STATE_TTL(..) */`.
+    pub hints: Vec<StateHint>,
 }
 
 /// The statements of a text.
@@ -212,7 +216,7 @@ pub struct Parsed {
 pub fn parse(source: &SourceText) -> Result<Vec<Parsed>, SqlError> {
     let mut statements = vec![];
     let mut set: Option<Span> = None;
-    for mut tokens in split(source.text())? {
+    for (mut tokens, hints) in split(source.text())? {
         let span = span_of(&tokens);
         if let Some(length) = words::starts_statement_set(&tokens) {
             if set.is_some() {
@@ -233,7 +237,7 @@ pub fn parse(source: &SourceText) -> Result<Vec<Parsed>, SqlError> {
         if set.is_some() && !matches!(statement, Statement::Insert(_)) {
             return Err(SqlError::new(span, "a STATEMENT SET holds INSERT statements only: close it with END first"));
         }
-        statements.push(Parsed { statement, span, tokens });
+        statements.push(Parsed { statement, span, tokens, hints });
     }
     match set {
         Some(span) => Err(SqlError::new(span, "the STATEMENT SET that begins here is never closed: add END;")),
@@ -241,22 +245,20 @@ pub fn parse(source: &SourceText) -> Result<Vec<Parsed>, SqlError> {
     }
 }
 
-/// The tokens of each statement, without white space and comments.
-fn split(text: &str) -> Result<Vec<Vec<TokenWithSpan>>, SqlError> {
+/// The tokens of each statement, without white space and comments, and its hints.
+fn split(text: &str) -> Result<Vec<(Vec<TokenWithSpan>, Vec<StateHint>)>, SqlError> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location()?;
-    let mut statements = vec![vec![]];
+    let mut statements = vec![(vec![], vec![])];
     for token in tokens {
+        let Some((statement, hints)) = statements.last_mut() else { break };
         match &token.token {
+            Token::Whitespace(Whitespace::MultiLineComment(text)) => hints.extend(hints::parse(text, token.span)?),
             Token::Whitespace(_) | Token::EOF => {}
-            Token::SemiColon => statements.push(vec![]),
-            _ => {
-                if let Some(statement) = statements.last_mut() {
-                    statement.push(token);
-                }
-            }
+            Token::SemiColon => statements.push((vec![], vec![])),
+            _ => statement.push(token),
         }
     }
-    statements.retain(|s| !s.is_empty());
+    statements.retain(|(tokens, _)| !tokens.is_empty());
     Ok(statements)
 }
 

@@ -86,23 +86,6 @@ pub fn refuse_unsupported(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// `LATERAL UNNEST(..)`, which the parser takes for a function, is `UNNEST(..)`: that sees the tables before it too.
-pub fn unnest_of(table: &TableFactor) -> Option<TableFactor> {
-    let TableFactor::Function { name, args, alias, with_ordinality, .. } = table else { return None };
-    let arrays = args.iter().map(|arg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(array)) => Some(array.clone()),
-        _ => None,
-    });
-    let array_exprs = arrays.collect::<Option<Vec<_>>>()?;
-    name.to_string().eq_ignore_ascii_case("UNNEST").then(|| TableFactor::UNNEST {
-        alias: alias.clone(),
-        array_exprs,
-        with_offset: false,
-        with_offset_alias: None,
-        with_ordinality: *with_ordinality,
-    })
-}
-
 /// `FETCH FIRST n ROWS ONLY` is LIMIT. With PERCENT or TIES it is left for DataFusion to refuse.
 pub fn fetch_as_limit(query: &mut Query) {
     let Some(Fetch { with_ties: false, percent: false, quantity }) = &query.fetch else { return };
