@@ -425,7 +425,8 @@ async fn what_is_missing_or_wrong_is_said_with_what_to_do() {
     let endless = session_over(MemoryTable::followed(&rows)).table("clicks").unwrap().collect().await;
     says(endless.unwrap_err(), ErrorKind::Query, "followed for ever");
     let constant = session.sql("SELECT 1 AS one").unwrap();
-    let stream = constant.write_stream().format("print").state_dir("never-made").start().await;
+    let declared = session.sql("CREATE VIEW nothing AS SELECT 1 AS one").unwrap();
+    let stream = declared.write_stream().format("print").state_dir("never-made").start().await;
     says(stream.unwrap_err(), ErrorKind::Query, "reads no table");
     assert_eq!(text(&constant.collect().await.unwrap()), ["1"]);
     assert!(!std::path::Path::new("never-made").exists());

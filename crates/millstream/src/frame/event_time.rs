@@ -176,8 +176,11 @@ pub fn check_tables(plan: &LogicalPlan) -> Result<()> {
             "two tables of the query are called '{name}', or it is read with two watermarks: give each source a name of \
              its own, and call with_watermark once, before the frame is used twice"
         ))),
-        (None, true) => Err(Error::query("the query reads no table: there is nothing to stream, collect() answers it")),
-        (None, false) => Ok(()),
+        // A text that only declares; constants are rows that come once.
+        (None, true) if matches!(plan, LogicalPlan::EmptyRelation(_)) => {
+            Err(Error::query("the query reads no table: there is nothing to stream, collect() answers it"))
+        }
+        (None, _) => Ok(()),
     }
 }
 

@@ -245,8 +245,11 @@ pub fn parse(source: &SourceText) -> Result<Vec<Parsed>, SqlError> {
     }
 }
 
-/// The tokens of each statement, without white space and comments, and its hints.
-fn split(text: &str) -> Result<Vec<(Vec<TokenWithSpan>, Vec<StateHint>)>, SqlError> {
+/// The tokens of a statement, without white space and comments, and its hints.
+type Cut = (Vec<TokenWithSpan>, Vec<StateHint>);
+
+/// The text of each statement, cut at the semicolons.
+fn split(text: &str) -> Result<Vec<Cut>, SqlError> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location()?;
     let mut statements = vec![(vec![], vec![])];
     for token in tokens {
