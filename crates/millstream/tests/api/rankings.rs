@@ -34,7 +34,7 @@ async fn what_is_kept_and_when_it_is_forgotten_is_said() {
         ("SELECT user, n FROM clicks ORDER BY n DESC LIMIT 3 OFFSET 2", "the best 5 rows for all rows together"),
         (
             "SELECT * FROM (SELECT user, count(*) AS c FROM clicks GROUP BY user) ORDER BY c LIMIT 3",
-            "every row in order, as long as it is in the input; a change looks at the first 3 rows for all rows together",
+            "would bound it; a change looks at the first 3 rows for all rows together",
         ),
         (
             "SELECT n, lead(n) OVER (PARTITION BY user ORDER BY at) FROM clicks",
