@@ -298,3 +298,27 @@ fn killed_at_any_step_the_changes_of_a_database_are_applied_once() {
         assert_eq!([left(&dir, "teams.csv"), left(&dir, "low.csv")], expected, "died at step {step}");
     }
 }
+
+#[test]
+fn killed_at_any_step_large_dropped_rows_of_one_batch_are_all_written_once() {
+    const BAD: usize = 40;
+    let sql = "CREATE TABLE t (id BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json');\n\
+               CREATE TABLE o (id BIGINT)\n\
+               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'o.ndjson', 'sink.layout' = 'append');\n\
+               CREATE TABLE bad (line BIGINT, size BIGINT)\n\
+               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'bad.ndjson', 'sink.layout' = 'append');\n\
+               INSERT INTO o SELECT id FROM t;\n\
+               INSERT INTO bad SELECT line, octet_length(raw) FROM t$rejected;\n";
+    for step in 1.. {
+        let dir = lab(sql);
+        fs::write(dir.path().join("in.ndjson"), format!("{}\n", "x".repeat(60_000)).repeat(BAD)).unwrap();
+        let run = || Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]);
+        let died = run().env("MILLSTREAM_DIE_AT_STEP", step).run();
+        run().run().ok();
+        assert_eq!(lines(&dir, "bad.ndjson").len(), BAD, "died at step {step}");
+        if died.code() == Some(0) {
+            assert!(step > 10, "the steps are not counted");
+            break;
+        }
+    }
+}

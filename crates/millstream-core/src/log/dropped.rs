@@ -1,10 +1,10 @@
 //! The rows that are not part of the answer, by batch, beside the log.
 //!
 //! ```text
-//! 1 6c0d2f5a 187 {"batch":7,"part":0,"rows":[{"kind":"late","source":"tx","partition":"tx.ndjson","place":{…},…}]}
+//! 1 6c0d2f5a 197 {"batch":7,"part":0,"parts":1,"rows":[{"kind":"late","source":"tx","partition":"tx.ndjson",…}]}
 //! ```
-//! A batch is one record, or several parts of it. A batch that is run again writes its rows again: what was written
-//! last for a batch, from its part 0 on, is what counts.
+//! A batch is one record, or several parts of it. A batch that is run again writes its rows again: what was last written
+//! whole for a batch is what counts. Of a batch that died in the midst of being written nothing is there.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,6 +30,9 @@ struct Part {
     part: u64,
     rows: Vec<Dropped>,
 }
+    /// How many parts the batch has; older logs don't say.
+    #[serde(default)]
+    parts: Option<u64>,
 
 #[derive(Deserialize)]
 struct OfBatch {
@@ -42,6 +45,7 @@ struct PartRef<'a> {
     part: u64,
     rows: &'a [Dropped],
 }
+    parts: u64,
 
 /// The dropped rows of the batches after this one that are kept (of all batches: after batch 0), by batch, in the order
 /// in which they were met. Needs no lock; segments that hold only earlier batches are not read.
@@ -64,6 +68,8 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
     let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
     for (path, bytes) in segments.into_iter().rev() {
         let found = scan(&bytes);
+    // The parts that follow each other so far, of a batch that is not whole.
+    let mut begun: Vec<Dropped> = Vec::new();
         if found.whole_after.is_some() {
             return Err(corrupt(&path, found.len, "a record of dropped rows can't be read"));
         }
@@ -72,11 +78,15 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
             if part.batch <= after {
                 continue;
             }
-            let rows = batches.entry(part.batch).or_default();
             if part.part == 0 {
-                rows.clear();
+                begun.clear();
             }
-            rows.extend(part.rows);
+            begun.extend(part.rows);
+            match part.parts {
+                Some(parts) if part.part + 1 < parts => {}
+                Some(_) => drop(batches.insert(part.batch, std::mem::take(&mut begun))),
+                None => drop(batches.insert(part.batch, begun.clone())),
+            }
         }
     }
     Ok(batches.into_iter().flat_map(|(batch, rows)| rows.into_iter().map(move |row| (batch, row))).collect())
@@ -114,8 +124,9 @@ impl DroppedLog {
         rows: &[Dropped],
     ) -> Result<impl Future<Output = Result<()>> + Send + 'static + use<>> {
         let mut bytes = Vec::new();
-        for (part, rows) in parts(rows).into_iter().enumerate() {
-            encode(&PartRef { batch, part: part as u64, rows }, &mut bytes)?;
+        let parts = parts(rows);
+        for (part, rows) in parts.iter().enumerate() {
+            encode(&PartRef { batch, part: part as u64, parts: parts.len() as u64, rows }, &mut bytes)?;
         }
         let open = match self.open.take() {
             Some(open) if open.len < self.segment_bytes => open,

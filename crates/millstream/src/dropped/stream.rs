@@ -51,6 +51,16 @@ struct Said {
     ended: bool,
 }
 
+impl Said {
+    /// Whether no more rows can have come between the two.
+    fn has_no_more_than(&self, then: &Self) -> bool {
+        match self.dropped {
+            Some(_) => self.dropped == then.dropped,
+            None => then.dropped.is_none() && self.committed == then.committed,
+        }
+    }
+}
+
 /// `<source>$rejected` or `<query>$late` as a table that rows are streamed from.
 #[derive(Clone, Debug)]
 pub struct DroppedTable(Arc<Inner>);
@@ -73,8 +83,15 @@ impl Inner {
     fn said_by(&self, status: &QueryStatus) -> Said {
         let ended = status.state == QueryState::Ended;
         let Some(progress) = &status.progress else {
-            let committed = status.recovery.as_ref().map(|recovery| recovery.last).unwrap_or_default();
-            return Said { committed, dropped: None, ended };
+            let recovered = status.recovery.as_ref().and_then(|recovery| match status.state {
+                // The last batch of the log may have died in the midst of writing what it dropped. Until it was run
+                // again, only what lies under the checkpoint is known to be whole.
+                QueryState::Recovering | QueryState::Retrying { .. } | QueryState::Failed { .. } => recovery.checkpoint,
+                QueryState::Running | QueryState::Resting | QueryState::Stopped | QueryState::Ended => {
+                    Some(recovery.last)
+                }
+            });
+            return Said { committed: recovered.unwrap_or_default(), dropped: None, ended };
         };
         let rejected = || progress.totals.iter().filter(|a| a.source == self.of).map(|a| a.rejected).sum();
         let dropped = match self.kind {
@@ -153,7 +170,7 @@ impl DroppedSource {
 
     /// Whether nothing is to be found past this batch: then the log needn't be read.
     fn is_quiet(&self, feed: &Feed, past: u64, said: Said) -> bool {
-        self.quiet().get(&feed.query).is_some_and(|(at, then)| *at == past && then.dropped == said.dropped)
+        self.quiet().get(&feed.query).is_some_and(|(at, then)| *at == past && said.has_no_more_than(then))
     }
 
     fn is_read(&self, feed: &Feed, past: u64, said: Said) {
@@ -251,7 +268,7 @@ impl Source for DroppedSource {
                     let said = self.table.said_by(status);
                     self.quiet()
                         .get(&feed.query)
-                        .is_none_or(|(_, then)| (then.dropped, then.ended) != (said.dropped, said.ended))
+                        .is_none_or(|(_, then)| then.ended != said.ended || !said.has_no_more_than(then))
                 };
                 if status.wait_for(news).await.is_err() {
                     std::future::pending::<()>().await;
