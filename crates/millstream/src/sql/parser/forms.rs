@@ -11,14 +11,15 @@ use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
     ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
     FunctionArguments, Ident, JsonNullClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select, Spanned,
-    TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
+    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::tokenizer::Span;
+use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
 use super::clauses::IS_JSON;
+use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
-use super::{distinct_from, group_window, set_operations, similar};
+use super::{complete, distinct_from, group_window, set_operations, similar};
 use crate::sql::diagnostic::SqlError;
 
 /// Names of Flink and Spark, and DataFusion's for the same.
@@ -52,12 +53,12 @@ const NAMES: [(&str, &str); 27] = [
     ("localtime", "current_time"),
 ];
 
-/// Puts a parsed query into DataFusion's forms.
+/// Puts a parsed query into DataFusion's forms. The tokens are those of its statement.
 ///
 /// # Errors
-/// Where a call means one thing to Flink and another to DataFusion.
-pub fn query(query: &mut Query) -> Result<(), SqlError> {
-    done(VisitMut::visit(query, &mut Forms))
+/// Where a call means one thing to Flink and another to DataFusion, or a clause has no meaning here.
+pub fn query(query: &mut Query, tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    done(VisitMut::visit(query, &mut Forms::new(tokens)))
 }
 
 /// Puts a parsed expression into DataFusion's forms.
@@ -65,7 +66,7 @@ pub fn query(query: &mut Query) -> Result<(), SqlError> {
 /// # Errors
 /// As `query`, of one expression.
 pub fn expression(expr: &mut Expr) -> Result<(), SqlError> {
-    done(VisitMut::visit(expr, &mut Forms))
+    done(VisitMut::visit(expr, &mut Forms::new(&[])))
 }
 
 fn done(flow: ControlFlow<SqlError>) -> Result<(), SqlError> {
@@ -75,21 +76,44 @@ fn done(flow: ControlFlow<SqlError>) -> Result<(), SqlError> {
     }
 }
 
-struct Forms;
+/// Expressions are nested no deeper, and no more queries are put together: each one of them is a call within a call
+/// wherever it is walked, also where batches run, on the stack of whoever runs them.
+const DEPTH_MAX: usize = 1_000;
 
-impl VisitorMut for Forms {
+struct Forms<'a> {
+    places: Places<'a>,
+    depth: usize,
+}
+
+impl<'a> Forms<'a> {
+    fn new(tokens: &'a [TokenWithSpan]) -> Self {
+        Self { places: Places(tokens), depth: 0 }
+    }
+}
+
+impl VisitorMut for Forms<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        if let Err(error) = complete::query(query, self.places) {
+            return ControlFlow::Break(error);
+        }
         set_operations::counted(query);
         fetch_as_limit(query);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        if let Err(error) = complete::select(select, self.places) {
+            return ControlFlow::Break(error);
+        }
         group_window::into_from(select);
         name_fields_of_rows(select);
         ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<SqlError> {
+        complete::table(table, self.places).map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {

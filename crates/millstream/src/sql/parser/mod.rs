@@ -5,6 +5,7 @@
 //! forms it does not know into forms it does, without moving a token. Nothing here looks at a catalog.
 
 mod clauses;
+mod complete;
 mod distinct_from;
 mod forms;
 mod group_window;

@@ -188,7 +188,7 @@ impl Context<'_> {
     fn query(&self, p: &mut Parser<'_>) -> Parsing<StreamQuery> {
         let start = p.peek_token().span;
         let mut query = p.parse_query()?;
-        forms::query(&mut query)?;
+        forms::query(&mut query, self.tokens)?;
         Ok(StreamQuery { query, emit: self.emit, span: Span::new(start.start, span_of(self.tokens).end) })
     }
 

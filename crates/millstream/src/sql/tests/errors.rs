@@ -166,3 +166,42 @@ fn an_error_found_later_is_shown_in_the_statement() {
     assert!(error.to_string().contains("| SELECT card, amount FROM payments ORDER BY amount"), "{error}");
     assert!(error.to_string().ends_with("^^^^^"), "{error}");
 }
+
+#[test]
+fn clauses_that_nobody_would_heed_are_refused_at_their_place() {
+    let refused = |sql: &str, begins: &str| {
+        let error = fails(sql);
+        assert!(error.starts_with(begins), "{sql}\n{error}");
+    };
+    refused("SELECT card FROM payments PREWHERE amount > 1", "q.sql:1:27: PREWHERE is not supported: write the");
+    refused(
+        "SELECT card FROM payments START WITH amount = 1 CONNECT BY PRIOR amount = amount",
+        "q.sql:1:49: CONNECT BY is not supported",
+    );
+    refused(
+        "SELECT card, count(*) FROM payments GROUP BY card WITH TOTALS",
+        "q.sql:1:51: WITH TOTALS is not supported: a row of totals is what GROUP BY GROUPING SETS",
+    );
+    refused(
+        "SELECT card, count(*) FROM payments GROUP BY card WITH ROLLUP",
+        "q.sql:1:51: WITH ROLLUP is not supported: write GROUP BY ROLLUP (..)",
+    );
+    refused("SELECT card FROM payments PARTITION (p0)", "q.sql:1:38: PARTITION (..) of a table is not supported");
+    refused("SELECT card FROM payments WITH (nolock)", "q.sql:1:27: WITH is not supported: of a table in FROM");
+    refused("SELECT card FROM payments FOR UPDATE", "q.sql:1:27: FOR is not supported");
+    refused("SELECT card FROM payments FOR XML AUTO", "q.sql:1:27: FOR XML is not supported");
+    refused("SELECT card FROM payments FOR JSON AUTO", "q.sql:1:27: FOR JSON is not supported");
+    refused("SELECT card FROM payments SETTINGS max_threads = 1", "q.sql:1:27: SETTINGS is not supported");
+    refused("SELECT card FROM payments FORMAT JSON", "q.sql:1:27: FORMAT is not supported");
+    refused(
+        "SELECT card FROM (SELECT card FROM payments\nPREWHERE amount > 1) AS p",
+        "q.sql:2:1: PREWHERE is not supported",
+    );
+}
+
+#[test]
+fn a_recursion_is_refused_at_its_with_and_says_what_works() {
+    let error = fails("SELECT 1;\nWITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT n FROM r");
+    assert!(error.starts_with("q.sql:2:1: WITH RECURSIVE is not supported"), "{error}");
+    assert!(error.contains("as many joins as there are levels"), "{error}");
+}
