@@ -322,3 +322,36 @@ fn killed_at_any_step_large_dropped_rows_of_one_batch_are_all_written_once() {
         }
     }
 }
+
+/// A table that is read from a file of lines, and one that is written as a growing file.
+fn tables(columns: &str, sink: &str) -> String {
+    format!(
+        "CREATE TABLE t ({columns}) WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json');\n\
+         CREATE TABLE o ({sink})\n\
+         WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'o.ndjson', 'sink.layout' = 'append');\n"
+    )
+}
+
+/// What a file of rejected or late rows needs to be written.
+const LETTERS: &str = "CREATE TABLE bad (line BIGINT, reason VARCHAR, raw VARCHAR)\n\
+    WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'bad.ndjson', 'sink.layout' = 'append');\n";
+
+fn with_input(sql: &str, input: &str) -> TempDir {
+    let dir = lab(sql);
+    fs::write(dir.path().join("in.ndjson"), input).unwrap();
+    dir
+}
+
+#[test]
+fn long_chains_run_and_do_not_crash() {
+    let plus = vec!["v"; 900].join(" + ");
+    let or: Vec<_> = (0..900).map(|n| format!("v * 3 = {n}")).collect();
+    let union = vec!["SELECT v FROM t"; 300].join(" UNION ALL ");
+    let sql = format!("{}INSERT INTO o SELECT {plus} FROM t WHERE {}", tables("v BIGINT", "v BIGINT"), or.join(" OR "));
+    let dir = with_input(&sql, "{\"v\":1}\n");
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    assert_eq!(lines(&dir, "o.ndjson"), ["{\"v\":900}"]);
+    let dir = with_input(&format!("{}INSERT INTO o {union}", tables("v BIGINT", "v BIGINT")), "{\"v\":1}\n");
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    assert_eq!(lines(&dir, "o.ndjson").len(), 300);
+}

@@ -31,6 +31,7 @@ use crate::changelog::{last_of_keys, net_rows};
 use crate::plan::{StreamPlanner, distinct_on_as_rank};
 use crate::set_op::CountedSetOp;
 use crate::sql::StreamTable;
+use crate::stack::on_large_stack;
 
 /// Rows at the most that are read at once.
 const LIMIT: Limit = Limit { rows: 65_536, bytes: 16 << 20 };
@@ -92,8 +93,11 @@ pub async fn answer(
         scan.source = provider_as_source(Arc::new(table));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
-    let plan = state.optimize(&distinct_on_as_rank(plan.data)?)?;
-    let plan = BatchPlanner.create_physical_plan(&plan, state).await?;
+    let planned = on_large_stack(|| {
+        let plan = state.optimize(&distinct_on_as_rank(plan.data)?)?;
+        futures::executor::block_on(BatchPlanner.create_physical_plan(&plan, state))
+    });
+    let plan = planned.map_err(|e| DataFusionError::External(Box::new(e)))??;
     execute_stream(plan, Arc::new(TaskContext::from(state)))
 }
 

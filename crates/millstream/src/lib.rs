@@ -57,6 +57,7 @@ pub mod session;
 pub mod set_op;
 pub mod settings;
 pub mod sql;
+mod stack;
 pub mod window;
 
 pub use arrow;

@@ -34,6 +34,7 @@ use crate::exec::RankKind;
 use crate::runner::Input;
 use crate::runner::edge::{Edge, EventTime};
 use crate::sql::StreamTable;
+use crate::stack::on_large_stack;
 use crate::window::Dedup;
 
 /// One day: how far ahead of the batch time an event time may be.
@@ -117,6 +118,10 @@ pub async fn compile(plan: LogicalPlan, asked: impl Into<Asked>, state: &Session
     let Asked { emit, lifetimes } = asked.into();
     let time = BatchTime::default();
     let (plan, uses_clock) = clock::bind(plan, &time)?;
+    on_large_stack(|| futures::executor::block_on(compile_here(plan, emit, state)))?
+}
+
+async fn compile_here(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -> Result<Compiled, Refusal> {
     let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
     let named = used_tables(&plan)?;

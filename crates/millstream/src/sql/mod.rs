@@ -37,6 +37,7 @@ pub use session_state::session_state;
 
 use crate::settings::Settings;
 use names::Names;
+use crate::stack::on_large_stack;
 use parser::{CreateView, Existing, Insert, Parsed, Statement, StreamQuery};
 
 /// What a text of SQL asks for.
@@ -164,6 +165,10 @@ impl Planner {
     /// The first thing that is wrong with it, with its place. What was declared before that place stays.
     pub fn plan(&mut self, name: &str, text: &str) -> Result<Pipeline> {
         let source = SourceText::new(name, text);
+        on_large_stack(|| self.plan_here(name, text))?
+    }
+
+    fn plan_here(&mut self, name: &str, text: &str) -> Result<Pipeline> {
         let statements = parser::parse(&source).map_err(|e| source.error_of(&e))?;
         let mut queries: Vec<PlannedQuery> = vec![];
         for parsed in statements {

@@ -380,7 +380,7 @@ fn interval(expr: &SqlExpr, unit: TimeUnit, context: &mut dyn RelationPlannerCon
 pub fn interval_us(expr: &Expr) -> Result<i64, SqlError> {
     let value = match expr {
         Expr::Literal(value, _) => value.clone(),
-        Expr::Negative(inner) => return interval_us(inner).map(|us| -us),
+        Expr::Negative(inner) => return interval_us(inner)?.checked_neg().ok_or_else(too_long),
         _ => return Err(SqlError::somewhere("this must be a constant length of time: INTERVAL '10' SECOND")),
     };
     let (months, days, nanos) = match value {
@@ -395,5 +395,10 @@ pub fn interval_us(expr: &Expr) -> Result<i64, SqlError> {
     if nanos % 1_000 != 0 {
         return Err(SqlError::somewhere("lengths of time finer than a microsecond are not supported"));
     }
-    Ok(i64::from(days) * 86_400_000_000 + nanos / 1_000)
+    let days_us = i64::from(days).checked_mul(86_400_000_000);
+    days_us.and_then(|us| us.checked_add(nanos / 1_000)).ok_or_else(too_long)
+}
+
+fn too_long() -> SqlError {
+    SqlError::somewhere("this length of time is longer than 292,000 years, more than a timestamp can hold")
 }

@@ -117,17 +117,34 @@ impl VisitorMut for Forms<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
-        distinct_from::regrouped(expr);
-        ControlFlow::Continue(())
+        self.depth += 1;
+        if self.depth <= DEPTH_MAX {
+            distinct_from::regrouped(expr);
+            return ControlFlow::Continue(());
+        }
+        let reason = format!(
+            "an expression is nested {DEPTH_MAX} deep at the most, and a chain of OR or + nests with each of its terms: \
+             write x IN (..), put parentheses around halves of the chain, or join with a table of the values"
+        );
+        ControlFlow::Break(SqlError::new(first_place(expr), reason))
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        self.depth -= 1;
         match form(expr) {
             Ok(Some(form)) => *expr = form,
             Ok(None) => {}
             Err(error) => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Where the deepest part of a chain begins; the span of the whole would take a walk for each of its parts.
+fn first_place(expr: &Expr) -> Span {
+    match expr {
+        Expr::BinaryOp { left, .. } => first_place(left),
+        other => other.span(),
     }
 }
 

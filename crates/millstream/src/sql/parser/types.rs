@@ -44,14 +44,24 @@ const NAMES: [&str; 21] = [
 #[derive(Default)]
 pub struct Types {
     half_closed: bool,
+    depth: usize,
 }
+
+/// Types are nested no deeper: they are walked by recursion wherever they go.
+const DEPTH_MAX: usize = 100;
 
 impl Types {
     /// A type and whether it may be NULL.
     pub fn parse(&mut self, p: &mut Parser<'_>) -> Parsing<(DataType, bool)> {
         let start = p.next_token();
         let Token::Word(word) = &start.token else { return Ok(p.expected("a type", start)?) };
+        if self.depth >= DEPTH_MAX {
+            let reason = format!("types are nested {DEPTH_MAX} deep at the most: declare the inner part as STRING");
+            return Err(SqlError::new(start.span, reason).into());
+        }
+        self.depth += 1;
         let data_type = self.named(p, &word.value.to_ascii_uppercase(), start.span)?;
+        self.depth -= 1;
         if words::next_is(p, "ARRAY") || words::next_is(p, "MULTISET") {
             return Err(SqlError::new(p.peek_token().span, "write ARRAY<type> instead of type ARRAY").into());
         }

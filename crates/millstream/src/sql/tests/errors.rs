@@ -205,3 +205,36 @@ fn a_recursion_is_refused_at_its_with_and_says_what_works() {
     assert!(error.starts_with("q.sql:2:1: WITH RECURSIVE is not supported"), "{error}");
     assert!(error.contains("as many joins as there are levels"), "{error}");
 }
+
+#[test]
+fn an_interval_beyond_all_timestamps_is_refused() {
+    let error = fails("SELECT * FROM TUMBLE(payments, paid, INTERVAL '999999999' DAY)");
+    assert!(error.contains("longer than 292,000 years"), "{error}");
+}
+
+#[test]
+fn long_chains_are_planned_and_longer_ones_refused_without_a_crash() {
+    let mut planner = Planner::new(Arc::new(Nothing), "/data").unwrap();
+    planner.plan("payments.sql", PAYMENTS).unwrap();
+    let or = |terms: usize| {
+        let terms: Vec<_> = (0..terms).map(|n| format!("amount * 2 = {n}")).collect();
+        format!("SELECT card FROM payments WHERE {}", terms.join(" OR "))
+    };
+    let plus = |terms: usize| format!("SELECT {} AS x FROM payments", vec!["amount"; terms].join(" + "));
+    let union = |terms: usize| vec!["SELECT card FROM payments"; terms].join(" UNION ALL ");
+    let nested = |depth: usize| {
+        let (open, close) = ("ARRAY<".repeat(depth), ">".repeat(depth));
+        format!("CREATE TABLE t{depth} (x {open}INT{close}) WITH ('connector' = 'filesystem')")
+    };
+    for sql in [or(900), plus(900), union(800), nested(90)] {
+        planner.plan("q.sql", &sql).unwrap();
+    }
+    for sql in [or(30_000), plus(30_000)] {
+        let error = planner.plan("q.sql", &sql).unwrap_err().to_string();
+        assert!(error.contains("an expression is nested 1000 deep at the most"), "{}", &error[..200]);
+    }
+    let error = planner.plan("q.sql", &union(20_000)).unwrap_err().to_string();
+    assert!(error.contains("queries are put together"), "{}", &error[..200]);
+    let error = planner.plan("q.sql", &nested(1600)).unwrap_err().to_string();
+    assert!(error.contains("types are nested 100 deep at the most"), "{}", &error[..200]);
+}
