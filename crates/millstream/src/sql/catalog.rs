@@ -212,6 +212,11 @@ impl Catalog {
         self.entries().contains_key(name)
     }
 
+    /// Whether the name is a view's; `None` where it is nobody's.
+    pub fn is_view(&self, name: &str) -> Option<bool> {
+        self.entries().get(name).map(|entry| matches!(entry, Entry::View(_)))
+    }
+
     /// All names, in order.
     pub fn names(&self) -> Vec<String> {
         self.entries().keys().cloned().collect()

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::sql::sqlparser::ast::Ident;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
@@ -38,7 +39,8 @@ pub use session_state::session_state;
 use crate::settings::Settings;
 use names::Names;
 use crate::stack::on_large_stack;
-use parser::{CreateView, Existing, Insert, Parsed, Statement, StreamQuery};
+use names::Names;
+use parser::{CreateView, Dropped, Existing, Insert, Parsed, Statement, StreamQuery};
 
 /// What a text of SQL asks for.
 #[derive(Clone, Debug, Default)]
@@ -229,6 +231,26 @@ impl Planner {
             }
             Statement::Explain(inner) => {
                 let planned = self.query(inner, &parsed.tokens)?;
+    fn drop(&mut self, what: Dropped, name: &Ident, if_exists: bool) -> Result<(), SqlError> {
+        let there = match self.catalog.is_view(&name.value) {
+            Some(true) => Some(Dropped::View),
+            Some(false) => Some(Dropped::Table),
+            None => None,
+        };
+        match there {
+            Some(there) if there == what => {
+                self.catalog.remove(&name.value);
+                Ok(())
+            }
+            _ if if_exists => Ok(()),
+            Some(there) => Err(SqlError::new(
+                name.span,
+                format!("'{}' is no {what} but a {there}: write DROP {}", name.value, there.to_string().to_uppercase()),
+            )),
+            None => Err(SqlError::new(name.span, format!("there is no {what} '{}'", name.value))),
+        }
+    }
+
                 Ok(planned.map(|planned| Planned { explain: true, ..planned }))
             }
             query => self.query(query, &parsed.tokens),

@@ -22,6 +22,8 @@ mod tests;
 mod types;
 mod words;
 
+use std::fmt;
+
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -65,6 +67,8 @@ pub enum Statement {
     Reset(String),
     /// `DROP TABLE`, `DROP VIEW`, `DROP FUNCTION`.
     Drop {
+        /// Its kind.
+        what: Dropped,
         /// What is dropped.
         name: Ident,
         /// It need not be there.
@@ -74,6 +78,27 @@ pub enum Statement {
     Explain(Box<Statement>),
     /// A query whose answer is shown.
     Query(Box<StreamQuery>),
+}
+
+/// What DROP says that a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// A table.
+    Table,
+    /// A view.
+    View,
+    /// A function.
+    Function,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Table => "table",
+            Self::View => "view",
+            Self::Function => "function",
+        })
+    }
 }
 
 /// When an answer is given.

@@ -5,7 +5,9 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
-use super::{CreateView, Emit, Existing, Insert, Statement, StreamQuery, forms, rewrite, span_of, table, words};
+use super::{
+    CreateView, Dropped, Emit, Existing, Insert, Statement, StreamQuery, forms, rewrite, span_of, table, words,
+};
 use crate::sql::diagnostic::{SourceText, SqlError};
 
 /// What parsing a part answers: sqlparser's errors carry their place as text, ours as a span.
@@ -177,12 +179,13 @@ impl Context<'_> {
     fn drop(&self, p: &mut Parser<'_>) -> Parsing<Statement> {
         let _ = words::take(p, &["TEMPORARY"]);
         let what = p.next_token();
-        if !["TABLE", "VIEW", "FUNCTION"].iter().any(|w| words::is(&what.token, w)) {
+        let kinds = [("TABLE", Dropped::Table), ("VIEW", Dropped::View), ("FUNCTION", Dropped::Function)];
+        let Some((_, kind)) = kinds.into_iter().find(|(word, _)| words::is(&what.token, word)) else {
             let reason = format!("DROP {} is not known here: DROP TABLE and DROP VIEW are", what.token);
             return Err(SqlError::new(what.span, reason).into());
-        }
+        };
         let if_exists = words::take(p, &["IF", "EXISTS"]);
-        Ok(Statement::Drop { name: name(p)?, if_exists })
+        Ok(Statement::Drop { what: kind, name: name(p)?, if_exists })
     }
 
     fn query(&self, p: &mut Parser<'_>) -> Parsing<StreamQuery> {

@@ -207,6 +207,24 @@ fn a_recursion_is_refused_at_its_with_and_says_what_works() {
 }
 
 #[test]
+fn drop_takes_the_kind_that_it_names_and_nothing_else() {
+    let mut planner = Planner::new(Arc::new(Nothing), "/data").unwrap();
+    planner.plan("payments.sql", PAYMENTS).unwrap();
+    planner.plan("v.sql", "CREATE VIEW v AS SELECT card FROM payments").unwrap();
+    let mut drop = |sql: &str| planner.plan("q.sql", sql).map(|_| ()).map_err(|e| e.to_string());
+    let error = drop("DROP FUNCTION payments").unwrap_err();
+    assert!(error.starts_with("q.sql:1:15: 'payments' is no function but a table: write DROP TABLE"), "{error}");
+    let error = drop("DROP VIEW payments").unwrap_err();
+    assert!(error.starts_with("q.sql:1:11: 'payments' is no view but a table"), "{error}");
+    let error = drop("DROP TABLE v").unwrap_err();
+    assert!(error.starts_with("q.sql:1:12: 'v' is no table but a view: write DROP VIEW"), "{error}");
+    drop("DROP FUNCTION IF EXISTS payments; DROP VIEW IF EXISTS payments").unwrap();
+    drop("SELECT card FROM payments; DROP VIEW v; DROP TABLE payments").unwrap();
+    let error = drop("DROP TABLE payments").unwrap_err();
+    assert!(error.starts_with("q.sql:1:12: there is no table 'payments'"), "{error}");
+}
+
+#[test]
 fn an_interval_beyond_all_timestamps_is_refused() {
     let error = fails("SELECT * FROM TUMBLE(payments, paid, INTERVAL '999999999' DAY)");
     assert!(error.contains("longer than 292,000 years"), "{error}");
