@@ -26,6 +26,9 @@ pub use table::{
     micros_from, micros_to, watermark_delay, with_watermark,
 };
 
+/// A row is in so many windows at the most: each of them is held, and answered.
+const WINDOWS_A_ROW_MAX: i64 = 100_000;
+
 /// How windows follow each other. Lengths are in microseconds and positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -99,6 +102,14 @@ impl WindowSpec {
     /// # Errors
     /// [`millstream_core::ErrorKind::Query`] that says which length does not fit.
     pub fn checked(self) -> Result<Self> {
+        let few = |what: &str, us: i64, size_us: i64| match size_us / us <= WINDOWS_A_ROW_MAX {
+            true => Ok(()),
+            false => Err(Error::query(format!(
+                "a row would be in {} windows, and {WINDOWS_A_ROW_MAX} are the most: choose a longer {what} than {}",
+                size_us / us,
+                Length(us)
+            ))),
+        };
         let positive = |what: &str, us: i64| match us > 0 {
             true => Ok(()),
             false => Err(Error::query(format!("the {what} of a window must be longer than zero"))),
@@ -116,6 +127,7 @@ impl WindowSpec {
                         Length(size_us)
                     )));
                 }
+                few("slide", slide_us, size_us)?;
             }
             WindowKind::Session { gap_us } => positive("gap", gap_us)?,
             WindowKind::Cumulate { step_us, size_us } => {
@@ -129,6 +141,7 @@ impl WindowSpec {
                         Length(step_us)
                     )));
                 }
+                few("step", step_us, size_us)?;
             }
         }
         Ok(self)

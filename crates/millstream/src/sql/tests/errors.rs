@@ -225,6 +225,14 @@ fn drop_takes_the_kind_that_it_names_and_nothing_else() {
 }
 
 #[test]
+fn a_row_in_too_many_windows_is_refused() {
+    let error = fails("SELECT * FROM HOP(payments, paid, INTERVAL '0.001' SECOND, INTERVAL '10000' DAY)");
+    assert!(error.contains("a row would be in 864000000000 windows, and 100000 are the most"), "{error}");
+    let error = fails("SELECT * FROM CUMULATE(payments, paid, INTERVAL '0.001' SECOND, INTERVAL '10000' DAY)");
+    assert!(error.contains("choose a longer step"), "{error}");
+}
+
+#[test]
 fn an_interval_beyond_all_timestamps_is_refused() {
     let error = fails("SELECT * FROM TUMBLE(payments, paid, INTERVAL '999999999' DAY)");
     assert!(error.contains("longer than 292,000 years"), "{error}");
