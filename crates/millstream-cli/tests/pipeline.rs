@@ -342,6 +342,34 @@ fn with_input(sql: &str, input: &str) -> TempDir {
     dir
 }
 
+fn change(dir: &TempDir, sql: &str) {
+    fs::write(dir.path().join("q.sql"), sql).unwrap();
+}
+
+#[test]
+fn an_adoption_that_does_not_fit_leaves_the_log_to_the_query_that_it_was_of() {
+    let declared = "k VARCHAR, v BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts";
+    let sql = |aggregate: &str| {
+        let tables = tables(declared, "k VARCHAR, e TIMESTAMP(3), n BIGINT")
+            .replace("'format' = 'json');", "'format' = 'json', 'source.monitor-interval' = '10 ms');");
+        format!(
+            "{tables}INSERT INTO o SELECT k, window_end, {aggregate} FROM TUMBLE(t, ts, INTERVAL '10' SECOND)\n\
+             GROUP BY k, window_start, window_end;\n"
+        )
+    };
+    let row = |s: usize| format!("{{\"k\":\"a\",\"v\":{s},\"ts\":\"2026-01-01 00:00:{s:02}\"}}\n");
+    let dir = with_input(&sql("sum(v)"), &(row(1) + &row(2)));
+    let now = ["run", "q.sql", "--quiet", "--trigger", "available-now"];
+    Millstream::new(dir.path(), &now).run().ok();
+    change(&dir, &sql("count(DISTINCT v)"));
+    Millstream::new(dir.path(), &[&now[..], &["--adopt"]].concat()).run().fails_with(3, &[]);
+    change(&dir, &sql("sum(v)"));
+    fs::write(dir.path().join("in.ndjson"), row(1) + &row(2) + &row(15)).unwrap();
+    Millstream::new(dir.path(), &now).run().ok();
+    let answer = lines(&dir, "o.ndjson");
+    assert!(answer.len() == 1 && answer[0].contains("\"n\":3"), "{answer:?}");
+}
+
 #[test]
 fn long_chains_run_and_do_not_crash() {
     let plus = vec!["v"; 900].join(" + ");

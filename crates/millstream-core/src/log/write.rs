@@ -39,6 +39,8 @@ pub(crate) struct BatchLog {
     dir: PathBuf,
     header: Header,
     file: Box<dyn DiskFile>,
+    /// What the log is to be the log of, once the new owner has found that its state fits.
+    adopts: Option<(String, Epoch)>,
     /// Bytes of the segment, without those pending.
     len: u64,
     pending: Vec<u8>,
@@ -76,7 +78,10 @@ impl BatchLog {
         let (file, len) = begin_segment(&disk, dir, &header).await?;
         let segment_bytes = *segment_bytes;
         let dir = dir.clone();
-        let log = Self { disk, dir, header, file, len, pending: Vec::new(), oldest, segment_bytes, _lock: lock };
+        let wanted = (config.query.clone(), config.epoch.clone());
+        let adopts = (header.identity.query != wanted.0 || header.epoch != wanted.1).then_some(wanted);
+        let log =
+            Self { disk, dir, header, adopts, file, len, pending: Vec::new(), oldest, segment_bytes, _lock: lock };
         Ok((log, history))
     }
 
@@ -121,11 +126,28 @@ impl BatchLog {
     }
 
     /// Begins a new segment where the current one is full. Everything before is durable afterwards.
+    /// Whether the log is another query's until [`BatchLog::adopt`].
+    pub(crate) fn adopts(&self) -> bool {
+        self.adopts.is_some()
+    }
+
+    /// Makes it the log of the query that has opened it. It is durable afterwards.
+    pub(crate) async fn adopt(&mut self) -> Result<()> {
+        let Some((query, epoch)) = self.adopts.take() else { return Ok(()) };
+        self.header.identity.query = query;
+        self.header.epoch = epoch;
+        self.roll().await
+    }
+
     pub(crate) async fn roll_if_full(&mut self) -> Result<()> {
         if self.len < self.segment_bytes {
             return Ok(());
         }
         self.sync()?.await?;
+        self.roll().await
+    }
+
+    async fn roll(&mut self) -> Result<()> {
         self.header.after = Some(After { segment: self.header.segment, len: self.len });
         self.header.segment += 1;
         if Sequence::Log.list(&*self.disk, &self.dir)?.contains(&self.header.segment) {
@@ -182,16 +204,16 @@ fn header_of(config: &LogConfig, history: Option<&History>, segment: u64) -> Res
         let identity = Identity { query, incarnation, created_us: config.now_us };
         return Ok(Header { segment, after: None, identity, owner, epoch });
     };
-    if !config.adopt {
-        check_identity(config, header)?;
-    }
-    Ok(Header {
-        segment,
-        after: Some(After { segment: *before, len: *len }),
-        identity: Identity { query: config.query.clone(), ..header.identity.clone() },
-        owner,
-        epoch,
-    })
+    // IMPORTANT: what is adopted stays the other query's until its state was found to fit. Else that query could not
+    // be started any more either.
+    let (identity, epoch) = match config.adopt {
+        true => (header.identity.clone(), header.epoch.clone()),
+        false => {
+            check_identity(config, header)?;
+            (Identity { query: config.query.clone(), ..header.identity.clone() }, epoch)
+        }
+    };
+    Ok(Header { segment, after: Some(After { segment: *before, len: *len }), identity, owner, epoch })
 }
 
 fn check_identity(config: &LogConfig, header: &Header) -> Result<()> {

@@ -90,7 +90,7 @@ impl Query {
         let (log, history) = BatchLog::open(disk.clone(), log).await?;
         let header = log.header();
         let owner = Owner {
-            query: header.identity.query.clone(),
+            query: config.name.clone(),
             incarnation: header.identity.incarnation.clone(),
             epoch: header.owner.epoch,
         };

@@ -22,11 +22,17 @@ impl Run {
                 Some(marker) => Err(ahead(marker, BatchId(0))),
             };
         };
+        self.recover_from(&history, marker).await?;
+        // IMPORTANT: at the end. What failed so far is still the other query's.
+        self.log.adopt().await
+    }
+
+    async fn recover_from(&mut self, history: &History, marker: Option<Marker>) -> Result<()> {
         if let Some(marker) = marker.as_ref().filter(|marker| marker.batch > history.last_batch()) {
             return Err(ahead(marker, history.last_batch()));
         }
         let mut recovery = Recovery { last: history.last_batch(), ..Recovery::default() };
-        let base = self.restore_newest(&history, marker.as_ref(), &mut recovery).await?;
+        let base = self.restore_newest(history, marker.as_ref(), &mut recovery).await?;
         self.board.recovery(recovery.clone());
         let Some(entries) = history.batches_after(base) else {
             return Err(Error::bug(format!("the batches after {base} were known, and are not any more")));
@@ -40,7 +46,9 @@ impl Run {
                 u64::from(publish == Publish::Yes && self.known.published == Some(entry.intent.batch));
             self.board.recovery(recovery.clone());
             self.checkpoints.next_segment = entries.peek().map(|next| next.segment);
-            self.checkpoint_if_due().await?;
+            if !self.log.adopts() {
+                self.checkpoint_if_due().await?;
+            }
         }
         Ok(())
     }
