@@ -346,6 +346,85 @@ fn change(dir: &TempDir, sql: &str) {
     fs::write(dir.path().join("q.sql"), sql).unwrap();
 }
 
+fn raws(dir: &TempDir) -> Vec<String> {
+    let field = |line: &String| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        row["raw"].as_str().unwrap().to_string()
+    };
+    lines(dir, "bad.ndjson").iter().map(field).collect()
+}
+
+#[test]
+fn a_row_whose_computed_event_time_fails_is_rejected_with_its_place_and_the_stream_goes_on() {
+    let declared = "s VARCHAR, ts AS CAST(s AS TIMESTAMP(3)), WATERMARK FOR ts AS ts";
+    let queries = "INSERT INTO o SELECT s FROM t;\nINSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n";
+    let sql = format!("{}{LETTERS}{queries}", tables(declared, "s VARCHAR"));
+    let good = |n: usize| format!("{{\"s\":\"2026-01-01 00:00:{n:02}\"}}\n");
+    let input = format!("{}{}{{\"s\":\"garbage\"}}\n{}", good(1), good(2), good(3));
+    let dir = with_input(&sql, &input);
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    assert_eq!(lines(&dir, "o.ndjson").len(), 3);
+    let bad = lines(&dir, "bad.ndjson");
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert!(bad[0].contains("\"line\":3") && bad[0].contains("the event time ts can't be computed"), "{bad:?}");
+    assert_eq!(raws(&dir), ["{\"s\":\"garbage\"}"]);
+}
+
+#[test]
+fn a_computed_event_time_that_fails_stops_a_query_that_stops_on_errors_and_names_the_row() {
+    let declared = "s VARCHAR, ts AS CAST(s AS TIMESTAMP(3)), WATERMARK FOR ts AS ts";
+    let sql = format!("SET 'on-error' = 'stop';\n{}INSERT INTO o SELECT s FROM t;\n", tables(declared, "s VARCHAR"));
+    let dir = with_input(&sql, "{\"s\":\"2026-01-01 00:00:01\"}\n{\"s\":\"garbage\"}\n");
+    let words = ["in.ndjson", "row 1", "the event time ts can't be computed", "'on-error' = 'stop'"];
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().fails_with(8, &words);
+}
+
+#[test]
+fn a_dropped_row_is_kept_as_it_stood_whatever_the_query_reads_of_it() {
+    let declared = "id BIGINT, v BIGINT, note VARCHAR, ts TIMESTAMP(3), WATERMARK FOR ts AS ts";
+    let queries = "INSERT INTO o SELECT window_end, sum(100 / v) FROM TUMBLE(t, ts, INTERVAL '1' SECOND)\n\
+                   GROUP BY window_start, window_end;\n\
+                   INSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n\
+                   INSERT INTO bad SELECT line, reason, raw FROM o$late;\n";
+    let letters = LETTERS.replace(", 'sink.layout' = 'append'", "").replace("bad.ndjson", "bad");
+    let sql = format!("{}{letters}{queries}", tables(declared, "e TIMESTAMP(3), n BIGINT"));
+    let dropped = [
+        "{\"id\": 2, \"v\": 1, \"note\": \"no time\", \"ts\": null, \"more\": [1]}",
+        "{\"id\": 3, \"v\": 1, \"note\": \"late\", \"ts\": \"2026-01-01 00:00:01\"}",
+        "{\"id\": 4, \"v\": 0, \"note\": \"zero\", \"ts\": \"2026-01-01 00:00:10\"}",
+        "{\"id\": 5, \"v\": 1, \"note\": \"far\", \"ts\": \"2926-01-01 00:00:10\"}",
+    ];
+    let first = "{\"id\":1,\"v\":1,\"note\":\"n\",\"ts\":\"2026-01-01 00:00:10\"}";
+    let dir = with_input(&sql, &format!("{first}\n{}\n", dropped.join("\n")));
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    let mut raws = vec![];
+    for file in fs::read_dir(dir.path().join("bad")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|e| e == "ndjson") {
+            for line in fs::read_to_string(path).unwrap().lines() {
+                let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                raws.push(row["raw"].as_str().unwrap().to_string());
+            }
+        }
+    }
+    raws.sort();
+    assert_eq!(raws, dropped);
+}
+
+#[test]
+fn a_dropped_row_of_a_source_without_text_has_all_its_columns() {
+    let sql = "CREATE TABLE t (id BIGINT, v BIGINT, ts TIMESTAMP(3)) WITH ('connector' = 'datagen', \
+               'rows-per-second' = '0', 'number-of-rows' = '3', 'fields.id.kind' = 'sequence', \
+               'fields.id.start' = '0', 'fields.id.end' = '9', 'fields.v.min' = '7', 'fields.v.max' = '7');\n\
+               CREATE TABLE o (n BIGINT)\n\
+               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'o.ndjson', 'sink.layout' = 'append');\n";
+    let queries = "INSERT INTO o SELECT 10 / id FROM t;\nINSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n";
+    let dir = with_input(&format!("{sql}{LETTERS}{queries}"), "");
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    let raws = raws(&dir);
+    assert!(raws.len() == 1 && raws[0].contains("\"id\":0,\"v\":7"), "{raws:?}");
+}
+
 #[test]
 fn an_adoption_that_does_not_fit_leaves_the_log_to_the_query_that_it_was_of() {
     let declared = "k VARCHAR, v BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts";

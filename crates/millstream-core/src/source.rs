@@ -56,6 +56,12 @@ pub struct Rejected {
     pub raw: Vec<u8>,
 }
 
+/// The records that rows were decoded from, as they stood: asked for the few rows that come to be dropped later.
+pub trait RawRows: Send + Sync + Debug {
+    /// The bytes of the row at this place; `None` where they are not known.
+    fn raw(&self, place: Place) -> Option<Vec<u8>>;
+}
+
 /// Some rows of a range, in the order of their places.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -65,6 +71,8 @@ pub struct Chunk {
     pub places: Vec<Place>,
     /// The rows between them that could not be decoded, ascending.
     pub rejected: Vec<Rejected>,
+    /// The records of the decoded rows. Without it a row that is dropped later is shown as JSON of all its columns.
+    pub raw: Option<Arc<dyn RawRows>>,
 }
 
 /// The chunks of one range.

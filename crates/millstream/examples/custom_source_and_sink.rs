@@ -64,7 +64,7 @@ impl Source for Numbers {
         let count = RecordBatchOptions::new().with_row_count(Some(column.len()));
         let rows = RecordBatch::try_new_with_options(Source::schema(self), columns, &count)?;
         let places = (start..end).map(|n| Place { offset: n, row: n }).collect();
-        Ok(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![] })]).boxed())
+        Ok(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![], raw: None })]).boxed())
     }
 }
 

@@ -288,7 +288,8 @@ impl ReadyQuery {
         config.epoch = epoch;
         config.idle_timeouts = idle_timeouts(&compiled);
         let sources = query_sources(&compiled);
-        let runner = Box::new(LocalRunner::new(&compiled, states)?.with_parallelism(parallelism));
+        let runner = LocalRunner::new(&compiled, states)?.with_parallelism(parallelism);
+        let runner = Box::new(runner.with_on_error(config.on_error));
         let clock = Arc::new(SystemClock);
         Query { config, sources, runner, sink, disk, clock }.start().await
     }

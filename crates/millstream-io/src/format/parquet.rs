@@ -245,7 +245,7 @@ impl ParquetRows {
         if reasons.is_empty() {
             let rows = self.batch(columns, rows)?;
             let places = (0..rows.num_rows()).map(place).collect();
-            return Ok(Chunk { rows, places, rejected: vec![] });
+            return Ok(Chunk { rows, places, rejected: vec![], raw: None });
         }
         reasons.sort_by_key(|(row, _)| *row);
         reasons.dedup_by_key(|(row, _)| *row);
@@ -260,7 +260,7 @@ impl ParquetRows {
         let places = kept.iter().enumerate().filter(|(_, kept)| **kept).map(|(row, _)| place(row)).collect();
         let mask = BooleanArray::from(kept);
         let columns = columns.iter().map(|column| filter(column, &mask)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Chunk { rows: self.batch(columns, mask.true_count())?, places, rejected })
+        Ok(Chunk { rows: self.batch(columns, mask.true_count())?, places, rejected, raw: None })
     }
 
     fn batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {

@@ -81,6 +81,6 @@ impl Decoder for RawDecoder {
         let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
         let columns = self.column.iter_mut().map(Leaf::finish).collect::<Result<_>>()?;
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected) })
+        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected), raw: None })
     }
 }

@@ -314,7 +314,7 @@ pub(super) mod tests {
         fn rows(&self, _: &[usize], schema: &SchemaRef, rows: &[Numbered]) -> Result<Chunk> {
             let values = Int64Array::from_iter_values(rows.iter().map(|r| r.number as i64));
             let rows_ = RecordBatch::try_new(schema.clone(), vec![Arc::new(values) as ArrayRef])?;
-            Ok(Chunk { rows: rows_, places: rows.iter().map(|r| r.place).collect(), rejected: vec![] })
+            Ok(Chunk { rows: rows_, places: rows.iter().map(|r| r.place).collect(), rejected: vec![], raw: None })
         }
     }
 

@@ -12,7 +12,7 @@ use arrow::compute::{filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_core::batch::Place;
 use millstream_core::format::{Decoder, Format};
-use millstream_core::source::{Chunk, Rejected};
+use millstream_core::source::{Chunk, RawRows, Rejected};
 use millstream_core::{Error, Result};
 use millstream_io::format::WEIGHT;
 use millstream_io::{METADATA_KEY, TableSpec};
@@ -277,7 +277,7 @@ impl RowBuilder {
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.places.len()));
         let batch = RecordBatch::try_new_with_options(self.reader.schema.clone(), columns, &options)?;
-        Ok(Chunk { rows: batch, places: rows.places, rejected })
+        Ok(Chunk { rows: batch, places: rows.places, rejected, raw: Some(Arc::new(Records(slices.to_vec()))) })
     }
 
     /// Hands a record to its decoders: what of it is there, or else why it is no row; `None` where a decoder will say
@@ -345,6 +345,18 @@ impl Rows {
     fn weights(&self) -> ArrayRef {
         let weight = |row| if self.order.as_ref().is_some_and(|order| order.is_null(row)) { -1 } else { 1 };
         Arc::new(Int64Array::from_iter_values((0..self.places.len()).map(weight)))
+    }
+}
+
+/// The records that a chunk was made of: ascending offsets.
+#[derive(Debug)]
+struct Records(Vec<Slice>);
+
+impl RawRows for Records {
+    fn raw(&self, place: Place) -> Option<Vec<u8>> {
+        let stored = self.0.iter().flat_map(|s| s.rows.clone().filter_map(|at| s.block.get(at)));
+        let record = stored.take_while(|r| r.offset <= place.offset).find(|r| r.offset == place.offset)?;
+        record.value.map(<[u8]>::to_vec)
     }
 }
 

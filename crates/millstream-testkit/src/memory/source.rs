@@ -243,5 +243,5 @@ fn chunk(schema: &SchemaRef, first: usize, events: &[Event]) -> Result<Chunk> {
     }
     let columns: Vec<arrow::array::ArrayRef> =
         vec![Arc::new(Int64Array::from(ts)), Arc::new(StringArray::from(keys)), Arc::new(Int64Array::from(values))];
-    Ok(Chunk { rows: RecordBatch::try_new(schema.clone(), columns)?, places, rejected })
+    Ok(Chunk { rows: RecordBatch::try_new(schema.clone(), columns)?, places, rejected, raw: None })
 }

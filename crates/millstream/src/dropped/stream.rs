@@ -252,7 +252,7 @@ impl Source for DroppedSource {
             places.push(Place { offset: batch.0, row });
         }
         let rows = super::record_batch(&rows)?.project(&self.projection)?;
-        let chunk = Chunk { rows, places, rejected: vec![] };
+        let chunk = Chunk { rows, places, rejected: vec![], raw: None };
         Ok(futures::stream::once(std::future::ready(Ok(chunk))).boxed())
     }
 

@@ -197,7 +197,7 @@ impl UsedTable {
         };
         let edge = Edge { source: self.table.name.clone(), event_time, bound, ahead_us_max: AHEAD_US_MAX };
         let idle_timeout = millstream_io::source::idle_timeout(&self.table.spec)?;
-        Ok(Input { source, edge, scans: vec![], idle_timeout })
+        Ok(Input { table: Arc::clone(&self.table.source), source, edge, scans: vec![], idle_timeout })
     }
 }
 

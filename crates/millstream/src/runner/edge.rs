@@ -9,10 +9,12 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use datafusion::common::DataFusionError;
 use datafusion::physical_plan::PhysicalExpr;
-use millstream_core::Result;
 use millstream_core::batch::{DropKind, Dropped, PartitionId, Place};
-use millstream_core::source::Chunk;
+use millstream_core::query::OnError;
+use millstream_core::source::{Chunk, RawRows};
+use millstream_core::{Error, ErrorKind, Result};
 
 use super::row_error;
 use crate::plan::LateBound;
@@ -26,6 +28,41 @@ pub struct EventTime {
     pub expr: Arc<dyn PhysicalExpr>,
     /// The watermark is the largest event time minus this, in microseconds.
     pub delay_us: i64,
+}
+
+impl EventTime {
+    /// The event time of each row. One that fails fails alone, whatever rows it came with.
+    fn each(&self, rows: &RecordBatch, times: &mut Vec<Result<Option<i64>>>) -> Result<()> {
+        match self.all(rows) {
+            Ok(all) => {
+                let all = all.as_primitive::<TimestampMicrosecondType>();
+                times.extend(all.iter().map(Ok));
+                Ok(())
+            }
+            Err(error) if error.kind() != ErrorKind::Row => Err(error),
+            Err(error) if rows.num_rows() <= 1 => {
+                times.push(Err(error));
+                Ok(())
+            }
+            Err(_) => {
+                let half = rows.num_rows() / 2;
+                self.each(&rows.slice(0, half), times)?;
+                self.each(&rows.slice(half, rows.num_rows() - half), times)
+            }
+        }
+    }
+
+    fn all(&self, rows: &RecordBatch) -> Result<Arc<dyn Array>> {
+        let values = self.expr.evaluate(rows).and_then(|v| v.into_array(rows.num_rows())).map_err(row_error)?;
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let failed = |e| row_error(DataFusionError::from(e));
+        // The zone is a way of showing a timestamp; the instant is the same without.
+        let plain = match values.data_type() {
+            DataType::Timestamp(unit, Some(_)) => cast(&values, &DataType::Timestamp(*unit, None)).map_err(failed)?,
+            _ => values,
+        };
+        if plain.data_type() == &micros { Ok(plain) } else { cast(&plain, &micros).map_err(failed) }
+    }
 }
 
 /// What a source's rows are judged by.
@@ -54,6 +91,8 @@ pub struct Gate<'a> {
     pub frontier: Option<i64>,
     /// The batch time.
     pub time_us: i64,
+    /// What is done about a row whose event time can't be computed.
+    pub on_error: OnError,
     /// Rows of the partition that are left out because an expression fails on them, by place.
     pub left_out: HashMap<Place, &'a Dropped>,
 }
@@ -66,7 +105,14 @@ pub struct Judged {
     pub places: Vec<Place>,
     /// The others.
     pub dropped: Vec<Dropped>,
+    /// The records of all of them, where the source has them.
+    pub raw: Option<Arc<dyn RawRows>>,
+    /// Those dropped rows that the source has no record of: what is shown of them are the columns that are read.
+    pub shown_in_part: Vec<Place>,
 }
+
+/// As much of a dropped row as is kept.
+const RAW_BYTES_MAX: usize = 64 * 1024;
 
 enum Verdict {
     Used,
@@ -78,9 +124,9 @@ impl Gate<'_> {
     /// Judges a chunk's rows, in order.
     ///
     /// # Errors
-    /// [`millstream_core::ErrorKind::Row`] where the event time can't be computed.
+    /// [`millstream_core::ErrorKind::Row`] where an event time can't be computed and the query stops on errors.
     pub fn judge(&mut self, chunk: Chunk) -> Result<Judged> {
-        let Chunk { rows, places, rejected } = chunk;
+        let Chunk { rows, places, rejected, raw } = chunk;
         let mut dropped: Vec<Dropped> = rejected
             .into_iter()
             .map(|r| {
@@ -90,24 +136,47 @@ impl Gate<'_> {
             .collect();
         // Rows that are left out go first: the event time of one of them may be what fails.
         let (rows, places) = self.leave_out(rows, places, &mut dropped)?;
-        let Some(times) = self.times(&rows)? else { return Ok(Judged { rows, places, dropped }) };
-        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let mut judged = Judged { rows, places, dropped, raw, shown_in_part: vec![] };
+        let Some(times) = self.times(&judged.rows)? else { return Ok(judged) };
         let mut keep: Option<Vec<bool>> = None;
-        for (row, place) in places.iter().enumerate() {
-            let verdict = self.verdict(times.is_valid(row).then(|| times.value(row)));
+        for (row, (place, time)) in judged.places.iter().zip(times).enumerate() {
+            let verdict = match time {
+                Ok(time_us) => self.verdict(time_us),
+                Err(error) => self.failed(*place, &error)?,
+            };
             let (kind, reason) = match verdict {
                 Verdict::Used => continue,
                 Verdict::Rejected(reason) => (DropKind::Rejected, reason),
                 Verdict::Late(reason) => (DropKind::Late, reason),
             };
-            keep.get_or_insert_with(|| vec![true; rows.num_rows()])[row] = false;
-            dropped.push(self.dropped(kind, *place, reason, as_json(&rows, row)));
+            keep.get_or_insert_with(|| vec![true; judged.rows.num_rows()])[row] = false;
+            let shown = raw_of(judged.raw.as_deref(), *place).unwrap_or_else(|| {
+                judged.shown_in_part.push(*place);
+                as_json(&judged.rows, row)
+            });
+            judged.dropped.push(self.dropped(kind, *place, reason, shown));
         }
-        let Some(keep) = keep else { return Ok(Judged { rows, places, dropped }) };
-        let places = places.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(place, _)| place).collect();
-        let rows = filter_record_batch(&rows, &BooleanArray::from(keep))?;
-        dropped.sort_by_key(|d| d.place);
-        Ok(Judged { rows, places, dropped })
+        let Some(keep) = keep else { return Ok(judged) };
+        let places = judged.places.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(place, _)| place);
+        judged.places = places.collect();
+        judged.rows = filter_record_batch(&judged.rows, &BooleanArray::from(keep))?;
+        judged.dropped.sort_by_key(|d| d.place);
+        Ok(judged)
+    }
+
+    /// What becomes of a row whose event time can't be computed.
+    fn failed(&self, place: Place, error: &Error) -> Result<Verdict> {
+        let column = self.edge.event_time.as_ref().map_or("", |event_time| event_time.column.as_str());
+        let reason = format!("the event time {column} can't be computed: {error}");
+        if self.on_error == OnError::Stop {
+            let Place { offset, row } = place;
+            return Err(Error::row(format!(
+                "source \"{}\", {}, row {row}, offset {offset}: {reason}. The query stops here because of 'on-error' = \
+                 'stop': mend the row, guard the expression, or start with 'on-error' = 'reject'",
+                self.edge.source, self.partition,
+            )));
+        }
+        Ok(Verdict::Rejected(reason))
     }
 
     fn verdict(&mut self, time_us: Option<i64>) -> Verdict {
@@ -147,16 +216,12 @@ impl Gate<'_> {
         Ok((filter_record_batch(&rows, &BooleanArray::from(keep))?, places))
     }
 
-    fn times(&self, rows: &RecordBatch) -> Result<Option<Arc<dyn Array>>> {
+    /// The event time of each row, or why it has none; nothing where the table has no event time.
+    fn times(&self, rows: &RecordBatch) -> Result<Option<Vec<Result<Option<i64>>>>> {
         let Some(event_time) = &self.edge.event_time else { return Ok(None) };
-        let values = event_time.expr.evaluate(rows).and_then(|v| v.into_array(rows.num_rows())).map_err(row_error)?;
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        // The zone is a way of showing a timestamp; the instant is the same without.
-        let plain = match values.data_type() {
-            DataType::Timestamp(unit, Some(_)) => cast(&values, &DataType::Timestamp(*unit, None))?,
-            _ => values,
-        };
-        Ok(Some(if plain.data_type() == &micros { plain } else { cast(&plain, &micros)? }))
+        let mut times = Vec::with_capacity(rows.num_rows());
+        event_time.each(rows, &mut times)?;
+        Ok(Some(times))
     }
 
     fn dropped(&self, kind: DropKind, place: Place, reason: String, raw: String) -> Dropped {
@@ -169,6 +234,12 @@ impl Gate<'_> {
 pub fn left_out_of<'a>(left_out: &'a [Dropped], source: &str, partition: &PartitionId) -> HashMap<Place, &'a Dropped> {
     let of_partition = left_out.iter().filter(|d| d.source == source && d.partition == *partition);
     of_partition.map(|d| (d.place, d)).collect()
+}
+
+/// The record at a place as text, no more of it than is kept.
+pub fn raw_of(raw: Option<&dyn RawRows>, place: Place) -> Option<String> {
+    let bytes = raw?.raw(place)?;
+    Some(String::from_utf8_lossy(bytes.get(..RAW_BYTES_MAX).unwrap_or(&bytes)).into_owned())
 }
 
 /// A row as one JSON object.

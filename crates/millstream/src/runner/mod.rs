@@ -20,13 +20,14 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, Place, Range, SourceIntent};
+use millstream_core::query::OnError;
 use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
-use millstream_core::source::{Chunk, ChunkStream, Source};
+use millstream_core::source::{ChunkStream, Source, SourceTable};
 use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
-use self::edge::{Edge, Gate, Judged, as_json, left_out_of};
+use self::edge::{Edge, Gate, Judged, as_json, left_out_of, raw_of};
 use crate::changelog;
 use crate::exec::{self, BatchContext};
 use crate::plan::{BatchTime, Compiled};
@@ -34,6 +35,8 @@ use crate::plan::{BatchTime, Compiled};
 /// A source of a query, with what its rows are judged by.
 #[derive(Clone, Debug)]
 pub struct Input {
+    /// The table that it reads some columns of.
+    pub table: Arc<dyn SourceTable>,
     /// Where the rows come from.
     pub source: Arc<dyn Source>,
     /// What they are judged by.
@@ -45,6 +48,34 @@ pub struct Input {
 }
 
 impl Input {
+    /// Shows all columns of the dropped rows at these places, of which the query reads only some: a row that can't be
+    /// seen can't be mended. The range is read once more for it.
+    async fn show_whole(
+        &self,
+        range: &Range,
+        places: Vec<Place>,
+        dropped: impl Iterator<Item = &mut Dropped>,
+    ) -> Result<()> {
+        let columns = self.table.schema().fields().len();
+        if places.is_empty() || self.source.schema().fields().len() == columns {
+            return Ok(());
+        }
+        let mut rows: BTreeMap<Place, &mut Dropped> =
+            dropped.filter(|row| places.contains(&row.place)).map(|row| (row.place, row)).collect();
+        let whole = self.table.source(&(0..columns).collect::<Vec<_>>())?;
+        let mut chunks = whole.open(range).await?;
+        while !rows.is_empty()
+            && let Some(chunk) = chunks.try_next().await?
+        {
+            for (n, place) in chunk.places.iter().enumerate() {
+                if let Some(row) = rows.remove(place) {
+                    row.raw = as_json(&chunk.rows, n);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The source in a line, for a person.
     pub fn describe(&self) -> String {
         let columns: Vec<_> = self.source.schema().fields().iter().map(|f| f.name().clone()).collect();
@@ -73,6 +104,7 @@ pub struct LocalRunner {
     states: StateStore,
     /// Partitions that are read and decoded at once.
     parallelism: usize,
+    on_error: OnError,
 }
 
 /// What was read of all sources.
@@ -110,12 +142,19 @@ impl LocalRunner {
             context: Arc::clone(&compiled.context),
             states,
             parallelism: 1,
+            on_error: OnError::Reject,
         })
     }
 
     /// Reads and decodes so many partitions at once. The rows and their order stay the same.
     pub fn with_parallelism(mut self, parallelism: usize) -> Self {
         self.parallelism = parallelism.max(1);
+        self
+    }
+
+    /// What is done about a row whose event time can't be computed; it is rejected where nothing is said.
+    pub fn with_on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
         self
     }
 
@@ -164,25 +203,25 @@ impl LocalRunner {
                 watermark: task.timeline.watermark(&part.source, range.partition.as_str()),
                 frontier: task.intent.frontier,
                 time_us: task.intent.time_us,
+                on_error: self.on_error,
                 left_out: left_out_of(task.left_out, &part.source, &range.partition),
             };
             let Some(mut chunks) = opened.try_next().await? else { break };
+            let (before, mut shown_in_part) = (read.dropped.len(), vec![]);
             // Rows that are not run over still have a say in the event time after the batch.
             while (wanted.left > 0 || !task.time_stands())
                 && read.found.is_none()
                 && let Some(chunk) = chunks.next().await
             {
-                let chunk = chunk?;
-                // Where a row is looked for, those before one whose event time fails are judged without it.
-                let alone = (task.probe.is_some() || wanted.find.is_some()).then(|| chunk.clone());
-                match (gate.judge(chunk), alone) {
-                    (Ok(judged), _) => keep(judged, &gate, input, wanted, &mut account, read)?,
-                    (Err(error), Some(chunk)) if error.kind() == ErrorKind::Row => {
-                        one_by_one(&chunk, &mut gate, input, wanted, &mut account, read)?;
-                    }
-                    (Err(error), _) => return Err(error),
+                let mut judged = gate.judge(chunk?)?;
+                shown_in_part.append(&mut judged.shown_in_part);
+                if let Some(place) = keep(judged, &gate, input, wanted, &mut account, read)? {
+                    shown_in_part.push(place);
                 }
             }
+            let found = read.found.as_mut().map(|found| &mut found.row).filter(|row| row.partition == range.partition);
+            let dropped = read.dropped.iter_mut().skip(before).chain(found);
+            input.show_whole(range, shown_in_part, dropped).await?;
             if let Some(watermark) = gate.watermark {
                 watermarks.insert(range.partition.clone(), watermark);
             }
@@ -230,39 +269,8 @@ async fn open(source: Arc<dyn Source>, range: Range, at_once: usize) -> Result<C
     Ok(stream::iter(chunks.into_iter().map(Ok)).boxed())
 }
 
-/// Judges the rows of a chunk one after the other, up to one whose event time fails: where it is the one that is looked
-/// for, it is found.
-fn one_by_one(
-    chunk: &Chunk,
-    gate: &mut Gate<'_>,
-    input: &Input,
-    wanted: &mut Wanted,
-    account: &mut Account,
-    read: &mut Read,
-) -> Result<()> {
-    let mut rejected = chunk.rejected.clone();
-    for (row, place) in chunk.places.iter().enumerate() {
-        if wanted.left == 0 || read.found.is_some() {
-            break;
-        }
-        let one =
-            Chunk { rows: chunk.rows.slice(row, 1), places: vec![*place], rejected: std::mem::take(&mut rejected) };
-        match gate.judge(one) {
-            Ok(judged) => keep(judged, gate, input, wanted, account, read)?,
-            Err(_) if wanted.find == Some(0) => read.found = Some(found(input, gate, &chunk.rows, *place, row)),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn found(input: &Input, gate: &Gate<'_>, rows: &RecordBatch, place: Place, row: usize) -> UsedRow {
-    let (source, partition) = (input.edge.source.clone(), gate.partition.clone());
-    let raw = as_json(rows, row);
-    UsedRow { row: Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw } }
-}
-
-/// Sorts the rows of a judged chunk into the batch, up to as many as are wanted.
+/// Sorts the rows of a judged chunk into the batch, up to as many as are wanted. Answers the place of the row that was
+/// asked for, where it was found here and the source has no record of it.
 fn keep(
     judged: Judged,
     gate: &Gate<'_>,
@@ -270,13 +278,20 @@ fn keep(
     wanted: &mut Wanted,
     account: &mut Account,
     read: &mut Read,
-) -> Result<()> {
+) -> Result<Option<Place>> {
+    let mut shown_in_part = None;
     let count = judged.rows.num_rows() as u64;
     if let Some(n) = wanted.find {
         if n < count && read.found.is_none() {
             let row = usize::try_from(n).unwrap_or(usize::MAX);
             let place = judged.places.get(row).copied().unwrap_or_default();
-            read.found = Some(found(input, gate, &judged.rows, place, row));
+            let (source, partition) = (input.edge.source.clone(), gate.partition.clone());
+            let raw = raw_of(judged.raw.as_deref(), place).unwrap_or_else(|| {
+                shown_in_part = Some(place);
+                as_json(&judged.rows, row)
+            });
+            let row = Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw };
+            read.found = Some(UsedRow { row });
         }
         wanted.find = n.checked_sub(count);
     }
@@ -295,7 +310,7 @@ fn keep(
             read.rows.get_mut(*scan).ok_or_else(|| Error::bug("a scan is not in the plan"))?.push(projected);
         }
     }
-    Ok(())
+    Ok(shown_in_part)
 }
 
 #[async_trait]

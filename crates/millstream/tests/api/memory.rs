@@ -110,7 +110,7 @@ impl Source for MemoryTable {
         ];
         let rows = RecordBatch::try_new(SourceTable::schema(self), columns)?.project(&self.projection)?;
         let places = (start..end).map(|n| Place { offset: n as u64, row: n as u64 }).collect();
-        Ok(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![] })]).boxed())
+        Ok(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![], raw: None })]).boxed())
     }
 }
 

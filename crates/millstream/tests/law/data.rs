@@ -162,6 +162,6 @@ impl Source for CutSource {
         let (start, end) = (range.start.offset, range.end.offset);
         let rows = self.partitions[index].slice(start as usize, (end - start) as usize);
         let places = (start..end).map(|offset| Place { offset, row: offset }).collect();
-        Ok(Box::pin(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![] })])))
+        Ok(Box::pin(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![], raw: None })])))
     }
 }

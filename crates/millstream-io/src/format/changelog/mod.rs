@@ -184,7 +184,7 @@ impl Decoder for ChangelogDecoder {
         }
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         let (places, rejected) = (std::mem::take(&mut self.places), std::mem::take(&mut self.rejected));
-        Ok(Chunk { rows, places, rejected })
+        Ok(Chunk { rows, places, rejected, raw: None })
     }
 }
 

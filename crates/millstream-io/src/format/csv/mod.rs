@@ -234,7 +234,7 @@ impl Decoder for CsvDecoder {
         let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
         let columns = self.columns.iter_mut().map(|column| column.column.finish()).collect::<Result<_>>()?;
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected) })
+        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected), raw: None })
     }
 }
 

@@ -184,7 +184,7 @@ impl Decoder for JsonDecoder {
         let columns = self.objects.finish()?;
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
         let places = std::mem::replace(&mut self.places, Vec::with_capacity(rows.num_rows()));
-        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected) })
+        Ok(Chunk { rows, places, rejected: std::mem::take(&mut self.rejected), raw: None })
     }
 }
 

@@ -84,6 +84,7 @@ impl Generator for Datagen {
             rows: RecordBatch::try_new_with_options(schema.clone(), arrays?, &count)?,
             places: rows.iter().map(|r| r.place).collect(),
             rejected: Vec::new(),
+            raw: None,
         })
     }
 }

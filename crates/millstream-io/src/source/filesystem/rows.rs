@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millstream_core::batch::{Position, Range};
+use millstream_core::batch::{Place, Position, Range};
 use millstream_core::format::Decoder;
-use millstream_core::source::{Chunk, Rejected};
+use millstream_core::source::{Chunk, RawRows, Rejected};
 use millstream_core::{Error, Result};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -151,6 +151,7 @@ impl Rows {
     /// The next chunk; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Chunk>> {
         let mut too_long = Vec::new();
+        let mut lines = Lines::default();
         let mut rows = 0;
         while rows < CHUNK_ROWS {
             let stretch = match &mut self.stretch {
@@ -160,6 +161,7 @@ impl Rows {
                     None => break,
                 },
             };
+            lines.0.push(stretch.segment.clone());
             while stretch.next < stretch.end && rows < CHUNK_ROWS {
                 let row = stretch.segment.row(stretch.next);
                 stretch.next += 1;
@@ -175,11 +177,24 @@ impl Rows {
             return Ok(None);
         }
         let mut chunk = self.decoder.finish()?;
+        chunk.raw = Some(Arc::new(lines));
         if !too_long.is_empty() {
             chunk.rejected.append(&mut too_long);
             chunk.rejected.sort_by_key(|r| r.place);
         }
         Ok(Some(chunk))
+    }
+}
+
+/// The lines that a chunk was decoded from, and some around them: ascending segments.
+#[derive(Debug, Default)]
+struct Lines(Vec<Arc<Segment>>);
+
+impl RawRows for Lines {
+    fn raw(&self, place: Place) -> Option<Vec<u8>> {
+        let segment = self.0.iter().rfind(|s| s.start().offset <= place.offset)?;
+        let line = segment.line_at(place.offset)?;
+        Some(segment.row(line)?.bytes.to_vec())
     }
 }
 

@@ -56,6 +56,7 @@ impl Decoder for PlainDecoder {
             rows: RecordBatch::try_new_with_options(self.schema.clone(), columns, &count)?,
             places: std::mem::take(&mut self.places),
             rejected: std::mem::take(&mut self.rejected),
+            raw: None,
         })
     }
 }

@@ -202,6 +202,7 @@ impl Generator for Nexmark {
             rows: RecordBatch::try_new_with_options(schema.clone(), arrays, &count)?,
             places: rows.iter().map(|r| r.place).collect(),
             rejected: Vec::new(),
+            raw: None,
         })
     }
 }
