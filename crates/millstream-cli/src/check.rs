@@ -23,6 +23,9 @@ impl Check {
         for query in &pipeline.queries {
             println!("{}", describe(query)?);
         }
+        for (name, compiled) in &pipeline.explained {
+            println!("{name}: explained, not run\n{}", describe_plan(compiled));
+        }
         println!(
             "{}: {} quer{} can run",
             self.file.display(),

@@ -10,6 +10,7 @@ use millstream::core::query::{Progress, QueryState, Trigger};
 use millstream::pipeline::{Pipeline, RunOptions, Running};
 use millstream::{Error, Result, settings};
 
+use crate::check::describe_plan;
 use crate::signals::Signals;
 use crate::status::{account_line, watermark};
 use crate::table::{duration, thousands};
@@ -79,6 +80,12 @@ impl Run {
     /// Runs until the input ends or a signal stops it.
     pub async fn run(self) -> Result<()> {
         let pipeline = Pipeline::load(&self.file, crate::connectors::installed()).await?;
+        for (name, compiled) in &pipeline.explained {
+            println!("{name}\n{}", describe_plan(compiled));
+        }
+        if pipeline.queries.is_empty() {
+            return Ok(());
+        }
         // IMPORTANT: before it starts. A signal that comes while it recovers must not end it in its midst.
         let signals = Signals::listen()?;
         let running = pipeline.start(&self.options.run_options()?).await?;

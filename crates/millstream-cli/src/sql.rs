@@ -50,7 +50,7 @@ impl Sql {
 
 async fn execute(planner: &mut Planner, name: &str, text: &str) -> Result<()> {
     for query in planner.plan(name, text)?.queries {
-        if query.sink.is_some() {
+        if query.sink.is_some() && !query.explain {
             return Err(Error::query("INSERT INTO starts a pipeline: put it into a file and use `millstream run`"));
         }
         show(planner, query).await?;

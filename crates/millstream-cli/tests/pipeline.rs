@@ -450,6 +450,77 @@ fn an_adoption_that_does_not_fit_leaves_the_log_to_the_query_that_it_was_of() {
 }
 
 #[test]
+fn two_writers_of_one_growing_file_are_refused_by_check() {
+    let sql = tables("v BIGINT", "v BIGINT");
+    let sql = format!("{sql}INSERT INTO o SELECT v FROM t;\nINSERT INTO o SELECT v + 1 FROM t;\n");
+    let dir = with_input(&sql, "{\"v\":1}\n");
+    let words = ["q.sql:5:8", "the query o writes to", "o.ndjson"];
+    Millstream::new(dir.path(), &["check", "q.sql"]).run().fails_with(3, &words);
+}
+
+#[test]
+fn a_query_that_reads_what_it_writes_is_refused_by_check() {
+    let sql = "CREATE TABLE t (v BIGINT) WITH ('connector' = 'filesystem', 'path' = 'd', 'format' = 'json', \
+               'source.monitor-interval' = '10 ms');\nINSERT INTO t SELECT v + 1 FROM t;\n";
+    let dir = with_input(sql, "");
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/a.ndjson"), "{\"v\":1}\n").unwrap();
+    let words = ["q.sql:2:8", "t reads from", "would be fed by its own answer"];
+    Millstream::new(dir.path(), &["check", "q.sql"]).run().fails_with(3, &words);
+}
+
+#[test]
+fn a_sink_that_can_not_be_is_found_before_any_other_query_writes() {
+    let sql = tables("v BIGINT", "v BIGINT");
+    let wrong = "CREATE TABLE p (v BIGINT) WITH ('connector' = 'print', 'print.fromat' = 'json');\n";
+    let sql = format!("{sql}{wrong}INSERT INTO o SELECT v FROM t;\nINSERT INTO p SELECT v FROM t;\n");
+    let dir = with_input(&sql, "{\"v\":1}\n");
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().fails_with(4, &["print.fromat"]);
+    assert!(!dir.path().join("o.ndjson").exists() && !dir.path().join(".millstream").exists());
+}
+
+#[test]
+fn names_that_would_leave_the_state_directory_are_refused() {
+    let check = |sql: &str, code: i32, words: &[&str]| {
+        let dir = with_input(sql, "{\"v\":1}\n");
+        Millstream::new(dir.path(), &["check", "q.sql"]).run().fails_with(code, words);
+        Millstream::new(dir.path(), &["run", "q.sql"]).run().fails_with(code, words);
+    };
+    let named = tables("v BIGINT", "v BIGINT").replace("TABLE o", "TABLE `../../evil`");
+    check(&format!("{named}INSERT INTO `../../evil` SELECT v FROM t;\n"), 3, &["'../../evil' is no name"]);
+    let rest = format!("{}INSERT INTO o SELECT v FROM t;\n", tables("v BIGINT", "v BIGINT"));
+    check(&format!("SET 'pipeline.name' = '../x';\n{rest}"), 4, &["pipeline.name", "'../x' is no name"]);
+    check(&format!("SET 'pipeline.name' = '';\n{rest}"), 4, &["pipeline.name", "'' is no name"]);
+}
+
+#[test]
+fn explain_of_an_insert_prints_the_plan_and_changes_nothing_else() {
+    let tables = tables("v BIGINT", "v BIGINT");
+    let dir = with_input(&format!("{tables}EXPLAIN INSERT INTO o SELECT v FROM t;\n"), "{\"v\":1}\n");
+    let done = Millstream::new(dir.path(), &["run", "q.sql"]).run().ok();
+    assert!(done.stdout.contains("plan") && done.stdout.contains("t: reads v"), "{}", done.stdout);
+    assert!(!dir.path().join("o.ndjson").exists());
+    change(&dir, &format!("{tables}EXPLAIN INSERT INTO o SELECT v FROM t;\nINSERT INTO o SELECT v FROM t;\n"));
+    let done = Millstream::new(dir.path(), &["run", "q.sql"]).run().ok();
+    assert!(done.stdout.contains("t: reads v"), "{}", done.stdout);
+    assert!(dir.path().join(".millstream/q/o").exists() && !dir.path().join(".millstream/q/o_2").exists());
+    let sql = format!("{tables}EXPLAIN INSERT INTO o SELECT v FROM t");
+    let done = Millstream::new(dir.path(), &["sql", "-c", &sql]).run().ok();
+    assert!(done.stdout.contains("t: reads v"), "{}", done.stdout);
+}
+
+#[test]
+fn a_select_in_a_file_that_is_run_is_refused_because_nobody_would_see_its_answer() {
+    let sql = tables("v BIGINT", "v BIGINT");
+    let dir = with_input(&format!("{sql}INSERT INTO o SELECT v FROM t;\n  SELECT v FROM t;\n"), "{\"v\":1}\n");
+    let words = ["q.sql:5:3", "nobody would see the answer", "millstream sql"];
+    Millstream::new(dir.path(), &["run", "q.sql"]).run().fails_with(3, &words);
+    change(&dir, &format!("{sql}EXPLAIN SELECT v FROM t;\n"));
+    let done = Millstream::new(dir.path(), &["run", "q.sql"]).run().ok();
+    assert!(done.stdout.contains("t: reads v"), "{}", done.stdout);
+}
+
+#[test]
 fn long_chains_run_and_do_not_crash() {
     let plus = vec!["v"; 900].join(" + ");
     let or: Vec<_> = (0..900).map(|n| format!("v * 3 = {n}")).collect();

@@ -4,6 +4,7 @@
 //! directory, and its own account.
 
 mod dead_letters;
+pub(crate) mod identity;
 mod live;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use millstream_state::StateStore;
 pub use live::LiveQuery;
 
 use self::dead_letters::{DeadLetters, reads_dropped_rows};
+use self::identity::{Location, check_name, has_one_writer};
 use crate::plan::{Asked, Compiled, EmitMode, Lifetimes, compile};
 use crate::runner::{Input, LocalRunner};
 use crate::settings::Settings;
@@ -37,6 +39,8 @@ pub struct Pipeline {
     pub state_dir: PathBuf,
     /// Its INSERTs, in order; those that read dropped rows last.
     pub queries: Vec<PipelineQuery>,
+    /// What EXPLAIN asks about, compiled and not run: by name, in order.
+    pub explained: Vec<(String, Compiled)>,
     dead_letters: Arc<DeadLetters>,
 }
 
@@ -127,29 +131,43 @@ impl Pipeline {
         let dead_letters = Arc::new(DeadLetters::default());
         planner.catalog_mut().imply(Arc::clone(&dead_letters) as _);
         let planned = planner.plan(name, text)?;
-        let mut queries: Vec<PipelineQuery> = vec![];
+        let (mut queries, mut explained): (Vec<PipelineQuery>, _) = (vec![], vec![]);
         // IMPORTANT: what reads dropped rows comes last, because it ends when the others do.
         let (last, first): (Vec<_>, Vec<_>) = planned.queries.into_iter().partition(|q| reads_dropped_rows(&q.plan));
         for query in first.into_iter().chain(last) {
-            // EXPLAIN INSERT asks what would run.
-            let (Some(sink), false) = (query.sink.clone(), query.explain) else { continue };
-            if reads_dropped_rows(&query.plan) {
+            if reads_dropped_rows(&query.plan) && !query.explain {
                 dead_letters.resolve(&queries).map_err(|e| query.error_at_word("FROM", e.message()))?;
             }
-            let compiled =
-                compile(query.plan.clone(), asked(&query), planner.state()).await.map_err(|r| r.at(&query))?;
+            let compiled = || compile(query.plan.clone(), asked(&query), planner.state());
+            if query.explain {
+                explained.push((query.name.clone(), compiled().await.map_err(|r| r.at(&query))?));
+                continue;
+            }
+            let Some(sink) = query.sink.clone() else {
+                return Err(query.error_at_word(
+                    "SELECT",
+                    "nobody would see the answer of a SELECT in a file that is run: write INSERT INTO a table before it, \
+                     or ask with millstream sql",
+                ));
+            };
+            check_name(&query.name).map_err(|e| query.error_at_word("INSERT", e.message()))?;
+            let compiled = compiled().await.map_err(|r| r.at(&query))?;
+            check_places(&sink, &compiled, &queries).map_err(|e| query.error_at_word("INTO", e.message()))?;
             let PlannedQuery { name, sql, settings, .. } = query;
             let connectors = Arc::clone(&connectors);
             queries.push(PipelineQuery { name, sql, compiled, sink, settings, connectors });
         }
-        if queries.is_empty() {
+        if queries.is_empty() && explained.is_empty() {
             return Err(Error::query(format!("{name} has no INSERT INTO .. SELECT: there is nothing to run")));
         }
         let state_dir = match planned.settings.get("pipeline.name") {
-            Some(name) => Path::new(".millstream").join(name),
+            Some(name) => {
+                check_name(name).map_err(|e| e.at("SET 'pipeline.name'"))?;
+                Path::new(".millstream").join(name)
+            }
             None => default_state_dir(Path::new(name)),
         };
-        Ok(Self { name: name.to_string(), state_dir, queries, dead_letters })
+        Ok(Self { name: name.to_string(), state_dir, queries, explained, dead_letters })
     }
 
     /// Starts every query. They go on where their logs end.
@@ -159,10 +177,13 @@ impl Pipeline {
     pub async fn start(self, options: &RunOptions) -> Result<Running> {
         let state_dir = options.state_dir.clone().unwrap_or(self.state_dir);
         let mut running = Running { queries: vec![] };
-        for query in self.queries {
+        // IMPORTANT: all of them before the first one starts. What is wrong with the last must not be found out when the
+        // others have written.
+        let sinks = self.queries.iter().map(PipelineQuery::sink).collect::<Result<Vec<_>>>()?;
+        for (query, sink) in self.queries.into_iter().zip(sinks) {
             let name = query.name.clone();
             self.dead_letters.feed(&query, &running.queries, &state_dir, query.config(&state_dir, options)?.trigger);
-            match query.start(&state_dir, options).await {
+            match query.start(sink, &state_dir, options).await {
                 Ok(handle) => running.queries.push((name, handle)),
                 Err(error) => {
                     running.stop().await.ok();
@@ -239,12 +260,32 @@ impl PipelineQuery {
         configure(&self.name, &self.settings, state_dir, options)
     }
 
-    async fn start(self, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
-        let sink = self.sink()?;
+    async fn start(self, sink: Box<dyn Sink>, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
         let config = self.config(state_dir, options)?;
         let parallelism = options.parallelism.unwrap_or_else(|| self.settings.parallelism());
         let Self { sql, compiled, .. } = self;
         ReadyQuery { config, parallelism, sql, compiled, sink }.start().await
+    }
+}
+
+/// Refuses two queries where only one can write, and a query that would read what it writes.
+fn check_places(sink: &TableSpec, compiled: &Compiled, others: &[PipelineQuery]) -> Result<()> {
+    let Some(place) = Location::of(sink) else { return Ok(()) };
+    if let Some(source) = compiled.tables.iter().find(|t| Location::of(&t.spec).is_some_and(|s| place.feeds(&s))) {
+        return Err(Error::query(format!(
+            "{} reads from {place} what {} writes there: it would be fed by its own answer for ever. Write to another place",
+            source.name, sink.name
+        )));
+    }
+    let writes = |other: &&PipelineQuery| has_one_writer(&other.sink) || has_one_writer(sink);
+    let other = others.iter().filter(writes).find(|other| Location::of(&other.sink).as_ref() == Some(&place));
+    match other {
+        Some(other) => Err(Error::query(format!(
+            "the query {} writes to {place} already, and with 'sink.layout' = 'append' one query writes the file: put both \
+             into one INSERT with UNION ALL, or give each a file of its own",
+            other.name
+        ))),
+        None => Ok(()),
     }
 }
 

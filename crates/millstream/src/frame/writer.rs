@@ -9,6 +9,7 @@ use millstream_core::{Error, Result};
 use millstream_io::{Options, TableSpec};
 
 use super::{StreamFrame, StreamHandle, connector_of};
+use crate::pipeline::identity::check_name;
 use crate::pipeline::{ReadyQuery, RunOptions, configure};
 
 /// What is written where; [`StreamWriter::start`] starts it.
@@ -134,9 +135,7 @@ impl StreamWriter {
         let compiled = self.frame.compile().await?;
         let origin = self.frame.query.clone();
         let name = self.name.or_else(|| origin.as_ref().map(|q| q.name.clone())).unwrap_or_else(|| "query".to_string());
-        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-            return Err(Error::config(format!("'{name}' is no name for a query: its state's directory is called so")));
-        }
+        check_name(&name)?;
         let Some(state_dir) = self.run.state_dir.clone() else {
             return Err(Error::config(format!(
                 "the query '{name}' has nowhere to remember what it has published: call state_dir(..)"

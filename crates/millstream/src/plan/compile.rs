@@ -73,6 +73,8 @@ impl std::fmt::Display for Exactness {
 pub struct Compiled {
     /// The sources, each read once however often the query names it.
     pub inputs: Vec<Input>,
+    /// The tables that they are the sources of.
+    pub tables: Vec<Arc<StreamTable>>,
     /// The incremental plan, for people.
     pub logical: LogicalPlan,
     /// The plan that runs.
@@ -115,13 +117,14 @@ impl From<EmitMode> for Asked {
 /// # Errors
 /// A [`Refusal`] where the query has no incremental meaning, or where a source can't be read.
 pub async fn compile(plan: LogicalPlan, asked: impl Into<Asked>, state: &SessionState) -> Result<Compiled, Refusal> {
-    let Asked { emit, lifetimes } = asked.into();
-    let time = BatchTime::default();
-    let (plan, uses_clock) = clock::bind(plan, &time)?;
-    on_large_stack(|| futures::executor::block_on(compile_here(plan, emit, state)))?
+    let asked = asked.into();
+    on_large_stack(|| futures::executor::block_on(compile_here(plan, asked, state)))?
 }
 
-async fn compile_here(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -> Result<Compiled, Refusal> {
+async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> Result<Compiled, Refusal> {
+    let Asked { emit, lifetimes } = asked;
+    let time = BatchTime::default();
+    let (plan, uses_clock) = clock::bind(plan, &time)?;
     let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
     let named = used_tables(&plan)?;
@@ -139,6 +142,7 @@ async fn compile_here(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -
     for table in tables.values() {
         inputs.push(table.input(bounds.get(&table.table.name).cloned().unwrap_or_default(), state)?);
     }
+    let read: Vec<Arc<StreamTable>> = tables.values().map(|used| Arc::clone(&used.table)).collect();
     if inputs.is_empty() {
         inputs.push(Input::constant());
     }
@@ -161,7 +165,8 @@ async fn compile_here(plan: LogicalPlan, emit: EmitMode, state: &SessionState) -
     };
     let context = Arc::new(TaskContext::from(state));
     let key = edge.key;
-    Ok(Compiled { inputs, logical, physical, scans, kind, key, output, time, context, exactness, boundedness })
+    let tables = read;
+    Ok(Compiled { inputs, tables, logical, physical, scans, kind, key, output, time, context, exactness, boundedness })
 }
 
 /// Refuses what DataFusion's rules would rewrite into something else, or stumble over.

@@ -37,7 +37,6 @@ pub use parser::{Emit, StateHint};
 pub use session_state::session_state;
 
 use crate::settings::Settings;
-use names::Names;
 use crate::stack::on_large_stack;
 use names::Names;
 use parser::{CreateView, Dropped, Existing, Insert, Parsed, Statement, StreamQuery};
@@ -166,11 +165,11 @@ impl Planner {
     /// # Errors
     /// The first thing that is wrong with it, with its place. What was declared before that place stays.
     pub fn plan(&mut self, name: &str, text: &str) -> Result<Pipeline> {
-        let source = SourceText::new(name, text);
         on_large_stack(|| self.plan_here(name, text))?
     }
 
     fn plan_here(&mut self, name: &str, text: &str) -> Result<Pipeline> {
+        let source = SourceText::new(name, text);
         let statements = parser::parse(&source).map_err(|e| source.error_of(&e))?;
         let mut queries: Vec<PlannedQuery> = vec![];
         for parsed in statements {
@@ -223,14 +222,15 @@ impl Planner {
                 self.settings.reset(key);
                 Ok(None)
             }
-            Statement::Drop { name, if_exists } => {
-                if !self.catalog.remove(&name.value) && !if_exists {
-                    return Err(SqlError::new(name.span, format!("there is no table or view '{}'", name.value)));
-                }
-                Ok(None)
-            }
+            Statement::Drop { what, name, if_exists } => self.drop(*what, name, *if_exists).map(|()| None),
             Statement::Explain(inner) => {
                 let planned = self.query(inner, &parsed.tokens)?;
+                Ok(planned.map(|planned| Planned { explain: true, ..planned }))
+            }
+            query => self.query(query, &parsed.tokens),
+        }
+    }
+
     fn drop(&mut self, what: Dropped, name: &Ident, if_exists: bool) -> Result<(), SqlError> {
         let there = match self.catalog.is_view(&name.value) {
             Some(true) => Some(Dropped::View),
@@ -248,12 +248,6 @@ impl Planner {
                 format!("'{}' is no {what} but a {there}: write DROP {}", name.value, there.to_string().to_uppercase()),
             )),
             None => Err(SqlError::new(name.span, format!("there is no {what} '{}'", name.value))),
-        }
-    }
-
-                Ok(planned.map(|planned| Planned { explain: true, ..planned }))
-            }
-            query => self.query(query, &parsed.tokens),
         }
     }
 
@@ -340,8 +334,9 @@ struct Planned {
     plan: LogicalPlan,
 }
 
+/// What is only explained takes no name from what runs.
 fn free_name(name: &str, taken: &[PlannedQuery]) -> String {
-    let free = |candidate: &String| taken.iter().all(|q| q.name != *candidate);
+    let free = |candidate: &String| taken.iter().all(|q| q.explain || q.name != *candidate);
     let numbered = (2..).map(|n| format!("{name}_{n}"));
     std::iter::once(name.to_string()).chain(numbered).find(free).unwrap_or_default()
 }
