@@ -480,6 +480,17 @@ fn a_sink_that_can_not_be_is_found_before_any_other_query_writes() {
 }
 
 #[test]
+fn a_null_for_a_column_that_is_not_null_is_rejected() {
+    let queries = "INSERT INTO o SELECT v FROM t;\nINSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n";
+    let sql = format!("{}{LETTERS}{queries}", tables("v BIGINT", "v BIGINT NOT NULL"));
+    let dir = with_input(&sql, "{\"v\":1}\n{\"v\":null}\n{\"v\":3}\n{}\n");
+    Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]).run().ok();
+    assert_eq!(lines(&dir, "o.ndjson"), ["{\"v\":1}", "{\"v\":3}"]);
+    let bad = lines(&dir, "bad.ndjson");
+    assert!(bad.len() == 2 && bad.iter().all(|b| b.contains("the column v of the answer is NULL")), "{bad:?}");
+}
+
+#[test]
 fn names_that_would_leave_the_state_directory_are_refused() {
     let check = |sql: &str, code: i32, words: &[&str]| {
         let dir = with_input(sql, "{\"v\":1}\n");

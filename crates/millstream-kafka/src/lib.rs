@@ -43,7 +43,7 @@ pub fn source_table(spec: &TableSpec) -> Result<Arc<dyn SourceTable>> {
 /// [`millstream_core::ErrorKind::Config`] where an option is missing, not known or means nothing, and
 /// [`millstream_core::ErrorKind::Query`] where the topic can't say what the rows mean.
 pub fn sink(spec: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
-    let built = KafkaSink::new(spec, query, kind, &schema);
+    let built = millstream_io::sink::refuse_partitions(spec).and_then(|()| KafkaSink::new(spec, query, kind, &schema));
     let built = built.and_then(|built| spec.options.finish().map(|()| built));
     built.map(|sink| Box::new(sink) as _).map_err(|e| e.at(format_args!("table '{}'", spec.name)))
 }

@@ -45,7 +45,8 @@ pub const CONNECTORS: &[&str] = &["postgres", "jdbc"];
 /// [`millstream_core::ErrorKind::Config`] where an option is not known or means nothing, a changelog meets a table
 /// without a PRIMARY KEY, or a column has no type in PostgreSQL.
 pub fn sink(spec: &TableSpec, _query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
-    let built = build(spec, kind, &schema).map(|sink| Box::new(sink) as _);
+    let built = millstream_io::sink::refuse_partitions(spec).and_then(|()| build(spec, kind, &schema));
+    let built = built.map(|sink| Box::new(sink) as _);
     let built = built.and_then(|built| spec.options.finish().map(|()| built));
     built.map_err(|e| e.at(format_args!("table '{}'", spec.name)))
 }

@@ -263,8 +263,9 @@ impl PipelineQuery {
     async fn start(self, sink: Box<dyn Sink>, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
         let config = self.config(state_dir, options)?;
         let parallelism = options.parallelism.unwrap_or_else(|| self.settings.parallelism());
+        let not_null = not_null(&self.sink);
         let Self { sql, compiled, .. } = self;
-        ReadyQuery { config, parallelism, sql, compiled, sink }.start().await
+        ReadyQuery { config, parallelism, sql, compiled, sink, not_null }.start().await
     }
 }
 
@@ -287,6 +288,11 @@ fn check_places(sink: &TableSpec, compiled: &Compiled, others: &[PipelineQuery])
         ))),
         None => Ok(()),
     }
+}
+
+/// The columns of a sink that are declared NOT NULL.
+pub(crate) fn not_null(sink: &TableSpec) -> Vec<String> {
+    sink.schema.fields().iter().filter(|f| !f.is_nullable()).map(|f| f.name().clone()).collect()
 }
 
 /// How a query of this name runs: as SET says, unless the options say otherwise.
@@ -317,20 +323,22 @@ pub(crate) struct ReadyQuery {
     pub(crate) compiled: Compiled,
     /// Where the answer goes.
     pub(crate) sink: Box<dyn Sink>,
+    /// Columns of the answer that may not be NULL.
+    pub(crate) not_null: Vec<String>,
 }
 
 impl ReadyQuery {
     /// Starts it. Its state lies beside its log.
     pub(crate) async fn start(self) -> Result<QueryHandle> {
         let epoch = self.epoch();
-        let Self { mut config, parallelism, compiled, sink, .. } = self;
+        let Self { mut config, parallelism, compiled, sink, not_null, .. } = self;
         let disk: SharedDisk = Arc::new(RealDisk);
         let states = StateStore::new(Arc::clone(&disk), config.dir.with_file_name("state"));
         config.epoch = epoch;
         config.idle_timeouts = idle_timeouts(&compiled);
         let sources = query_sources(&compiled);
         let runner = LocalRunner::new(&compiled, states)?.with_parallelism(parallelism);
-        let runner = Box::new(runner.with_on_error(config.on_error));
+        let runner = Box::new(runner.with_on_error(config.on_error).with_not_null(&not_null));
         let clock = Arc::new(SystemClock);
         Query { config, sources, runner, sink, disk, clock }.start().await
     }

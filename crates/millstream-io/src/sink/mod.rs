@@ -38,12 +38,28 @@ pub struct Description {
 pub fn sink(spec: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
     let built: Result<Box<dyn Sink>> = match spec.options.required("connector")? {
         "filesystem" => FilesystemSink::new(spec, query, &schema).map(|sink| Box::new(sink) as _),
-        "print" => PrintSink::from_options(&spec.options, kind, &schema).map(|sink| Box::new(sink) as _),
-        "blackhole" => Ok(Box::new(BlackholeSink::default())),
+        "print" => refuse_partitions(spec)
+            .and_then(|()| PrintSink::from_options(&spec.options, kind, &schema))
+            .map(|sink| Box::new(sink) as _),
+        "blackhole" => refuse_partitions(spec).map(|()| Box::new(BlackholeSink::default()) as _),
         other => Err(unknown(other)),
     };
     let built = built.and_then(|built| spec.options.finish().map(|()| built));
     built.map_err(|e| e.at(format_args!("table '{}'", spec.name)))
+}
+
+/// For a sink that has no use for PARTITIONED BY: it must not be thought to do something.
+///
+/// # Errors
+/// [`millstream_core::ErrorKind::Config`] where the table is declared with it.
+pub fn refuse_partitions(spec: &TableSpec) -> Result<()> {
+    if spec.partitioned_by.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "PARTITIONED BY ({}) puts the rows of files into directories, and this connector writes no files: remove it",
+        spec.partitioned_by.join(", ")
+    )))
 }
 
 /// What the table does as a sink, without making one.
@@ -103,6 +119,17 @@ mod tests {
         assert_eq!(error, "table 't': the option 'print.fromat' is not known here; did you mean 'print.format'?");
         let error = refusal(&[("connector", "datagen")]);
         assert!(error.ends_with("it can be 'filesystem', 'print' or 'blackhole'"), "{error}");
+    }
+
+    #[test]
+    fn partitions_of_what_writes_no_files_are_refused() {
+        for connector in ["print", "blackhole"] {
+            let mut spec = spec(&[("connector", connector)]);
+            spec.partitioned_by = vec!["n".into()];
+            let schema = spec.schema.clone();
+            let error = sink(&spec, "q", OutputKind::Append, schema).err().unwrap().to_string();
+            assert!(error.contains("PARTITIONED BY (n)"), "{error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use millstream_io::{Options, TableSpec};
 
 use super::{StreamFrame, StreamHandle, connector_of};
 use crate::pipeline::identity::check_name;
-use crate::pipeline::{ReadyQuery, RunOptions, configure};
+use crate::pipeline::{ReadyQuery, RunOptions, configure, not_null};
 
 /// What is written where; [`StreamWriter::start`] starts it.
 ///
@@ -142,6 +142,8 @@ impl StreamWriter {
             )));
         };
         let connectors = Arc::clone(&self.frame.room.connectors);
+        let table = origin.as_ref().and_then(|q| q.sink.as_ref());
+        let not_null = if self.sink.is_none() && self.format.is_none() { table.map(not_null) } else { None };
         let sink = match (self.sink, self.format, origin.as_ref().and_then(|q| q.sink.clone())) {
             (Some(sink), None, _) => sink,
             (Some(_), Some(format), _) => {
@@ -172,6 +174,7 @@ impl StreamWriter {
         let settings = origin.map(|query| query.settings.clone()).unwrap_or_default();
         let config = configure(&name, &settings, &state_dir, &self.run)?;
         let parallelism = self.run.parallelism.unwrap_or_else(|| settings.parallelism());
-        ReadyQuery { config, parallelism, sql, compiled, sink }.start().await
+        let not_null = not_null.unwrap_or_default();
+        ReadyQuery { config, parallelism, sql, compiled, sink, not_null }.start().await
     }
 }

@@ -105,6 +105,8 @@ pub struct LocalRunner {
     /// Partitions that are read and decoded at once.
     parallelism: usize,
     on_error: OnError,
+    /// The columns of the answer that may not be NULL, with their names.
+    not_null: Vec<(usize, String)>,
 }
 
 /// What was read of all sources.
@@ -143,6 +145,7 @@ impl LocalRunner {
             states,
             parallelism: 1,
             on_error: OnError::Reject,
+            not_null: vec![],
         })
     }
 
@@ -155,6 +158,14 @@ impl LocalRunner {
     /// What is done about a row whose event time can't be computed; it is rejected where nothing is said.
     pub fn with_on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
+        self
+    }
+
+    /// A NULL in one of these columns of the answer is an error, like that of an expression that fails.
+    pub fn with_not_null(mut self, columns: &[String]) -> Self {
+        let schema = self.plan.schema();
+        let found = columns.iter().filter_map(|name| Some((schema.index_of(name).ok()?, name.clone())));
+        self.not_null = found.collect();
         self
     }
 
@@ -228,6 +239,18 @@ impl LocalRunner {
         }
         read.account.push(account);
         read.watermarks.insert(part.source.clone(), watermarks);
+        Ok(())
+    }
+
+    /// What an INSERT into a table with NOT NULL columns promises of every row.
+    fn check_not_null(&self, rows: &[RecordBatch]) -> Result<()> {
+        for (column, name) in &self.not_null {
+            if rows.iter().any(|rows| rows.columns().get(*column).is_some_and(|c| c.logical_null_count() > 0)) {
+                return Err(Error::row(format!(
+                    "the column {name} of the answer is NULL, and its table declares it NOT NULL"
+                )));
+            }
+        }
         Ok(())
     }
 
@@ -321,6 +344,7 @@ impl Runner for LocalRunner {
         let frontier = frontier_after(task.intent, task, &read);
         let (batch, time_us) = (task.intent.batch, task.intent.time_us);
         let rows = self.execute(BatchContext { batch, time_us, frontier, inputs: read.rows }).await?;
+        self.check_not_null(&rows)?;
         let output = self.output(rows)?;
         Ok(Outcome { output, account: read.account, watermarks: read.watermarks, dropped: read.dropped })
     }
