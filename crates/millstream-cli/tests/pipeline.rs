@@ -450,6 +450,32 @@ fn an_adoption_that_does_not_fit_leaves_the_log_to_the_query_that_it_was_of() {
 }
 
 #[test]
+fn another_watermark_or_another_path_is_another_query_that_can_be_adopted() {
+    let sql = |behind: &str, path: &str| {
+        let declared = format!("v BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '{behind}' SECOND");
+        let tables = tables(&declared, "e TIMESTAMP(3), n BIGINT");
+        let followed = "'format' = 'json', 'source.monitor-interval' = '10 ms');";
+        let tables = tables.replace("'format' = 'json');", followed).replace("in.ndjson", path);
+        format!(
+            "{tables}INSERT INTO o SELECT window_end, sum(v) FROM TUMBLE(t, ts, INTERVAL '10' SECOND)\n\
+             GROUP BY window_start, window_end;\n"
+        )
+    };
+    let dir = with_input(&sql("10", "in.ndjson"), "{\"v\":1,\"ts\":\"2026-01-01 00:00:01\"}\n");
+    let now = ["run", "q.sql", "--quiet", "--trigger", "available-now"];
+    Millstream::new(dir.path(), &now).run().ok();
+    change(&dir, &sql("3600", "in.ndjson"));
+    let words = ["t: WATERMARK FOR ts", "10000 ms", "3600000 ms", "--adopt"];
+    Millstream::new(dir.path(), &now).run().fails_with(3, &words);
+    change(&dir, &sql("10", "other.ndjson"));
+    fs::write(dir.path().join("other.ndjson"), "").unwrap();
+    Millstream::new(dir.path(), &now).run().fails_with(3, &["t: 'path' = 'in.ndjson', not 'other.ndjson'"]);
+    change(&dir, &sql("3600", "in.ndjson"));
+    Millstream::new(dir.path(), &[&now[..], &["--adopt"]].concat()).run().ok();
+    Millstream::new(dir.path(), &now).run().ok();
+}
+
+#[test]
 fn two_writers_of_one_growing_file_are_refused_by_check() {
     let sql = tables("v BIGINT", "v BIGINT");
     let sql = format!("{sql}INSERT INTO o SELECT v FROM t;\nINSERT INTO o SELECT v + 1 FROM t;\n");

@@ -355,7 +355,7 @@ impl ReadyQuery {
             plan: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(plan.as_bytes())),
             engine: env!("CARGO_PKG_VERSION").to_string(),
             time_zone: "UTC".to_string(),
-            options: BTreeMap::new(),
+            options: identity::options(&self.compiled),
             partitions: 1,
         }
     }

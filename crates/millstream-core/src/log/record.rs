@@ -30,7 +30,7 @@ pub struct Epoch {
     pub engine: String,
     /// The session's time zone. Another one needs `adopt`.
     pub time_zone: String,
-    /// Options that shape the run, for a person.
+    /// What shapes the rows and is not in the plan: options of the sources, watermarks. Other ones need `adopt`.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Partitions of the stateful part. Another number needs `adopt`.

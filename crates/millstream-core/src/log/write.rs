@@ -1,5 +1,6 @@
 //! Appends to the log, for the one process that owns it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
@@ -38,9 +39,9 @@ pub(crate) struct BatchLog {
     disk: SharedDisk,
     dir: PathBuf,
     header: Header,
-    file: Box<dyn DiskFile>,
     /// What the log is to be the log of, once the new owner has found that its state fits.
     adopts: Option<(String, Epoch)>,
+    file: Box<dyn DiskFile>,
     /// Bytes of the segment, without those pending.
     len: u64,
     pending: Vec<u8>,
@@ -125,7 +126,6 @@ impl BatchLog {
         Ok(async move { syncer.sync().await.map_err(|e| failed("sync", &path, e)) })
     }
 
-    /// Begins a new segment where the current one is full. Everything before is durable afterwards.
     /// Whether the log is another query's until [`BatchLog::adopt`].
     pub(crate) fn adopts(&self) -> bool {
         self.adopts.is_some()
@@ -139,15 +139,16 @@ impl BatchLog {
         self.roll().await
     }
 
+    /// Begins a new segment where the current one is full. Everything before is durable afterwards.
     pub(crate) async fn roll_if_full(&mut self) -> Result<()> {
         if self.len < self.segment_bytes {
             return Ok(());
         }
-        self.sync()?.await?;
         self.roll().await
     }
 
     async fn roll(&mut self) -> Result<()> {
+        self.sync()?.await?;
         self.header.after = Some(After { segment: self.header.segment, len: self.len });
         self.header.segment += 1;
         if Sequence::Log.list(&*self.disk, &self.dir)?.contains(&self.header.segment) {
@@ -232,6 +233,8 @@ fn check_identity(config: &LogConfig, header: &Header) -> Result<()> {
         format!("the time zone {}, not {}", old.time_zone, new.time_zone)
     } else if old.partitions != new.partitions {
         format!("{} partitions, not {}", old.partitions, new.partitions)
+    } else if let Some(changed) = changed_option(old, new) {
+        changed
     } else {
         return Ok(());
     };
@@ -240,6 +243,17 @@ fn check_identity(config: &LogConfig, header: &Header) -> Result<()> {
          from its state with --adopt where that fits",
         config.query,
     )))
+}
+
+/// The first option that is not what it was. Logs of before options were kept say nothing of them.
+fn changed_option(old: &Epoch, new: &Epoch) -> Option<String> {
+    if old.options.is_empty() {
+        return None;
+    }
+    let names: BTreeSet<_> = old.options.keys().chain(new.options.keys()).collect();
+    let name = names.into_iter().find(|name| old.options.get(*name) != new.options.get(*name))?;
+    let said = |epoch: &Epoch| epoch.options.get(name).map_or("nothing".to_string(), |value| format!("'{value}'"));
+    Some(format!("{name} = {}, not {}", said(old), said(new)))
 }
 
 async fn begin_segment(disk: &SharedDisk, dir: &Path, header: &Header) -> Result<(Box<dyn DiskFile>, u64)> {

@@ -1,9 +1,36 @@
 //! What makes a query the one that its log is of, and where its rows come from and go to.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
+
+use crate::plan::Compiled;
+
+/// Options that say how fast or over which way the same rows are read. Everything else changes the rows.
+const NO_MEANING: [&str; 3] = ["source.monitor-interval", "scan.watermark.idle-timeout", "properties."];
+/// Never written down, wherever one of these words stands in the name of an option.
+const SECRETS: [&str; 5] = ["password", "secret", "token", "jaas", "credential"];
+
+/// What shapes the rows of a query's sources and is not in its plan: options and watermarks, by table.
+pub(super) fn options(compiled: &Compiled) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    for table in &compiled.tables {
+        let of_table = table.spec.options.clone();
+        for (name, value) in of_table.with_prefix("") {
+            let tells = !NO_MEANING.iter().any(|n| name.starts_with(n)) && !SECRETS.iter().any(|s| name.contains(s));
+            if tells {
+                options.insert(format!("{}: '{name}'", table.name), value.to_string());
+            }
+        }
+        if let Some(watermark) = table.event_time() {
+            let behind = format!("{} - {} ms", watermark.expr, watermark.delay_us / 1000);
+            options.insert(format!("{}: WATERMARK FOR {}", table.name, watermark.column), behind);
+        }
+    }
+    options
+}
 
 /// A name of which a directory is made: that of a pipeline, or of a query.
 ///
