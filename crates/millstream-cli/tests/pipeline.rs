@@ -107,6 +107,30 @@ fn killed_at_any_step_the_dropped_rows_are_written_once() {
 }
 
 #[test]
+fn killed_at_any_step_large_dropped_rows_of_one_batch_are_all_written_once() {
+    const BAD: usize = 40;
+    let sql = "CREATE TABLE t (id BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json');\n\
+               CREATE TABLE o (id BIGINT)\n\
+               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'o.ndjson', 'sink.layout' = 'append');\n\
+               CREATE TABLE bad (line BIGINT, size BIGINT)\n\
+               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'bad.ndjson', 'sink.layout' = 'append');\n\
+               INSERT INTO o SELECT id FROM t;\n\
+               INSERT INTO bad SELECT line, octet_length(raw) FROM t$rejected;\n";
+    for step in 1.. {
+        let dir = lab(sql);
+        fs::write(dir.path().join("in.ndjson"), format!("{}\n", "x".repeat(60_000)).repeat(BAD)).unwrap();
+        let run = || Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]);
+        let died = run().env("MILLSTREAM_DIE_AT_STEP", step).run();
+        run().run().ok();
+        assert_eq!(lines(&dir, "bad.ndjson").len(), BAD, "died at step {step}");
+        if died.code() == Some(0) {
+            assert!(step > 10, "the steps are not counted");
+            break;
+        }
+    }
+}
+
+#[test]
 fn with_trigger_available_now_the_dropped_rows_of_the_same_run_are_written() {
     let dir = lab(&sql(", 'source.monitor-interval' = '10 ms'"));
     run(&dir, &["--trigger", "available-now"]).run().ok();
@@ -296,30 +320,6 @@ fn killed_at_any_step_the_changes_of_a_database_are_applied_once() {
         run(&dir, &[]).env("MILLSTREAM_DIE_AT_STEP", step).run();
         run(&dir, &[]).run().ok();
         assert_eq!([left(&dir, "teams.csv"), left(&dir, "low.csv")], expected, "died at step {step}");
-    }
-}
-
-#[test]
-fn killed_at_any_step_large_dropped_rows_of_one_batch_are_all_written_once() {
-    const BAD: usize = 40;
-    let sql = "CREATE TABLE t (id BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json');\n\
-               CREATE TABLE o (id BIGINT)\n\
-               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'o.ndjson', 'sink.layout' = 'append');\n\
-               CREATE TABLE bad (line BIGINT, size BIGINT)\n\
-               WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'bad.ndjson', 'sink.layout' = 'append');\n\
-               INSERT INTO o SELECT id FROM t;\n\
-               INSERT INTO bad SELECT line, octet_length(raw) FROM t$rejected;\n";
-    for step in 1.. {
-        let dir = lab(sql);
-        fs::write(dir.path().join("in.ndjson"), format!("{}\n", "x".repeat(60_000)).repeat(BAD)).unwrap();
-        let run = || Millstream::new(dir.path(), &["run", "q.sql", "--quiet"]);
-        let died = run().env("MILLSTREAM_DIE_AT_STEP", step).run();
-        run().run().ok();
-        assert_eq!(lines(&dir, "bad.ndjson").len(), BAD, "died at step {step}");
-        if died.code() == Some(0) {
-            assert!(step > 10, "the steps are not counted");
-            break;
-        }
     }
 }
 
@@ -555,6 +555,17 @@ fn a_select_in_a_file_that_is_run_is_refused_because_nobody_would_see_its_answer
     change(&dir, &format!("{sql}EXPLAIN SELECT v FROM t;\n"));
     let done = Millstream::new(dir.path(), &["run", "q.sql"]).run().ok();
     assert!(done.stdout.contains("t: reads v"), "{}", done.stdout);
+}
+
+#[test]
+fn dropped_rows_are_kept_until_the_query_that_reads_them_has_them() {
+    let settings = "SET 'rejected.max-bytes' = '64kb';\nSET 'log.segment-bytes' = '16kb';\n";
+    let queries = "INSERT INTO o SELECT v FROM t;\nINSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n";
+    let sql = format!("{settings}{}{LETTERS}{queries}", tables("v BIGINT", "v BIGINT"));
+    let dir = with_input(&sql, &"not a row\n".repeat(3_000));
+    let now = ["run", "q.sql", "--quiet", "--max-batch-rows", "100", "--trigger", "available-now"];
+    Millstream::new(dir.path(), &now).run().ok();
+    assert_eq!(lines(&dir, "bad.ndjson").len(), 3_000);
 }
 
 #[test]

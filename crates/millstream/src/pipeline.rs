@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use millstream_core::clock::SystemClock;
 use millstream_core::disk::{RealDisk, SharedDisk};
-use millstream_core::log::Epoch;
+use millstream_core::log::{DroppedReaders, Epoch};
 use millstream_core::query::{Query, QueryConfig, QueryHandle, QuerySource, Stopper, Trigger};
 use millstream_core::sink::{Guarantee, OutputKind, Sink};
 use millstream_core::{Error, Result};
@@ -183,7 +183,8 @@ impl Pipeline {
         for (query, sink) in self.queries.into_iter().zip(sinks) {
             let name = query.name.clone();
             self.dead_letters.feed(&query, &running.queries, &state_dir, query.config(&state_dir, options)?.trigger);
-            match query.start(sink, &state_dir, options).await {
+            let readers = self.dead_letters.readers(&name);
+            match query.start(sink, readers, &state_dir, options).await {
                 Ok(handle) => running.queries.push((name, handle)),
                 Err(error) => {
                     running.stop().await.ok();
@@ -260,8 +261,15 @@ impl PipelineQuery {
         configure(&self.name, &self.settings, state_dir, options)
     }
 
-    async fn start(self, sink: Box<dyn Sink>, state_dir: &Path, options: &RunOptions) -> Result<QueryHandle> {
-        let config = self.config(state_dir, options)?;
+    async fn start(
+        self,
+        sink: Box<dyn Sink>,
+        readers: Option<Arc<dyn DroppedReaders>>,
+        state_dir: &Path,
+        options: &RunOptions,
+    ) -> Result<QueryHandle> {
+        let mut config = self.config(state_dir, options)?;
+        config.dropped_readers = readers;
         let parallelism = options.parallelism.unwrap_or_else(|| self.settings.parallelism());
         let not_null = not_null(&self.sink);
         let Self { sql, compiled, .. } = self;

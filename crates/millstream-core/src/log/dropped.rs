@@ -7,8 +7,10 @@
 //! whole for a batch is what counts. Of a batch that died in the midst of being written nothing is there.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,11 +30,11 @@ const PART_BYTES: usize = 1 << 20;
 struct Part {
     batch: BatchId,
     part: u64,
-    rows: Vec<Dropped>,
-}
     /// How many parts the batch has; older logs don't say.
     #[serde(default)]
     parts: Option<u64>,
+    rows: Vec<Dropped>,
+}
 
 #[derive(Deserialize)]
 struct OfBatch {
@@ -43,9 +45,9 @@ struct OfBatch {
 struct PartRef<'a> {
     batch: BatchId,
     part: u64,
+    parts: u64,
     rows: &'a [Dropped],
 }
-    parts: u64,
 
 /// The dropped rows of the batches after this one that are kept (of all batches: after batch 0), by batch, in the order
 /// in which they were met. Needs no lock; segments that hold only earlier batches are not read.
@@ -66,10 +68,10 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
         }
     }
     let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
-    for (path, bytes) in segments.into_iter().rev() {
-        let found = scan(&bytes);
     // The parts that follow each other so far, of a batch that is not whole.
     let mut begun: Vec<Dropped> = Vec::new();
+    for (path, bytes) in segments.into_iter().rev() {
+        let found = scan(&bytes);
         if found.whole_after.is_some() {
             return Err(corrupt(&path, found.len, "a record of dropped rows can't be read"));
         }
@@ -92,6 +94,13 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
     Ok(batches.into_iter().flat_map(|(batch, rows)| rows.into_iter().map(move |row| (batch, row))).collect())
 }
 
+/// Who reads the dropped rows of a query while it runs.
+pub trait DroppedReaders: Send + Sync + Debug {
+    /// The last batch whose dropped rows all of them have read and will not read again. Nothing after it is removed, even
+    /// where more is kept then than retention allows.
+    fn passed(&self) -> BatchId;
+}
+
 /// Appends dropped rows, for the process that owns the log.
 #[derive(Debug)]
 pub(crate) struct DroppedLog {
@@ -99,6 +108,7 @@ pub(crate) struct DroppedLog {
     dir: PathBuf,
     segment_bytes: u64,
     segments_max: usize,
+    readers: Option<Arc<dyn DroppedReaders>>,
     open: Option<Open>,
 }
 
@@ -113,7 +123,13 @@ impl DroppedLog {
     /// Keeps about so many bytes, in segments of this size. Nothing is touched before a row is dropped.
     pub(crate) fn new(disk: SharedDisk, dir: PathBuf, segment_bytes: u64, kept_bytes: u64) -> Self {
         let segments_max = usize::try_from(kept_bytes / segment_bytes.max(1)).unwrap_or(usize::MAX).max(1);
-        Self { disk, dir, segment_bytes, segments_max, open: None }
+        Self { disk, dir, segment_bytes, segments_max, readers: None, open: None }
+    }
+
+    /// Keeps what these have not read.
+    pub(crate) fn read_by(mut self, readers: Option<Arc<dyn DroppedReaders>>) -> Self {
+        self.readers = readers;
+        self
     }
 
     /// Writes the rows of a batch. The future makes them durable: before it has returned, the batch must not be
@@ -156,6 +172,16 @@ impl DroppedLog {
         Ok(Open { file, segment: last, len })
     }
 
+    /// Whether nobody reads the rows of this segment any more.
+    fn was_read(&self, path: &Path) -> Result<bool> {
+        let Some(readers) = &self.readers else { return Ok(true) };
+        let Some(bytes) = read_file(&*self.disk, path)? else { return Ok(true) };
+        let found = scan(&bytes);
+        let Some(last) = found.frames.last() else { return Ok(true) };
+        let last: OfBatch = serde_json::from_slice(last.json(&bytes)).map_err(|e| unreadable(path, last, e))?;
+        Ok(last.batch <= readers.passed())
+    }
+
     async fn begin(&mut self, segment: u64) -> Result<Open> {
         let path = Sequence::Dropped.segment(&self.dir, segment);
         let file = self.disk.open(&path).map_err(|e| failed("open", &path, e))?;
@@ -163,6 +189,9 @@ impl DroppedLog {
         let numbers = Sequence::Dropped.list(&*self.disk, &self.dir)?;
         for old in numbers.iter().take(numbers.len().saturating_sub(self.segments_max)) {
             let path = Sequence::Dropped.segment(&self.dir, *old);
+            if !self.was_read(&path)? {
+                break;
+            }
             self.disk.remove(&path).map_err(|e| failed("remove", &path, e))?;
         }
         Ok(Open { file, segment, len: 0 })

@@ -37,7 +37,7 @@ mod status;
 mod write;
 
 pub(crate) use dropped::DroppedLog;
-pub use dropped::read_dropped;
+pub use dropped::{DroppedReaders, read_dropped};
 pub(crate) use history::CHECKPOINTS_KEPT;
 pub use history::{Entry, History};
 pub use read::read_history;

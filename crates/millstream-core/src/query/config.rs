@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::log::Epoch;
+use crate::log::{DroppedReaders, Epoch};
 use crate::source::Limit;
 
 use super::trigger::Trigger;
@@ -83,6 +84,8 @@ pub struct QueryConfig {
     pub retry: RetryPolicy,
     /// How much is kept on disk.
     pub retention: Retention,
+    /// Who reads the dropped rows while the query runs: what they have not read is kept beside what retention keeps.
+    pub dropped_readers: Option<Arc<dyn DroppedReaders>>,
     /// The incarnation of a query that begins here; a new UUID where it is not given.
     pub incarnation: Option<String>,
     /// Who runs the query, for a person; the process id where it is not given.
@@ -107,6 +110,7 @@ impl QueryConfig {
             adopt: false,
             retry: RetryPolicy::default(),
             retention: Retention::default(),
+            dropped_readers: None,
             incarnation: None,
             holder: None,
         }

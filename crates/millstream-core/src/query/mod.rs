@@ -99,7 +99,8 @@ impl Query {
         let Retention { log_segment_bytes, dropped_bytes } = config.retention;
         let run = run::Run {
             known: run::Known { timeline: Timeline::new(timed(&sources)), ..run::Known::default() },
-            dropped: DroppedLog::new(disk, config.dir.clone(), log_segment_bytes, dropped_bytes),
+            dropped: DroppedLog::new(disk, config.dir.clone(), log_segment_bytes, dropped_bytes)
+                .read_by(config.dropped_readers.clone()),
             checkpoints: checkpoint::Checkpoints::default(),
             pace: trigger::Pace::new(now_us),
             stop: retry::Stop(stop_seen),

@@ -4,11 +4,11 @@
 //! the batch has committed, and is stored before that. A range is some whole batches. The table is planned before
 //! the queries run, so it learns of their logs ([`DroppedTable::feed`]) when they have started.
 //!
-//! Rows that the log's retention has removed before they were read are gone.
+//! While both run, the log keeps what was not read yet ([`DroppedTable::readers`]), beside what its retention keeps.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use millstream_core::batch::{BatchId, DropKind, Dropped, PartitionId, Place, Position, Positions, Range};
 use millstream_core::disk::RealDisk;
-use millstream_core::log::read_dropped;
+use millstream_core::log::{DroppedReaders, read_dropped};
 use millstream_core::query::{QueryState, QueryStatus};
 use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable};
 use millstream_core::{Error, Result};
@@ -71,6 +71,30 @@ struct Inner {
     kind: DropKind,
     boundedness: OnceLock<Boundedness>,
     feeds: OnceLock<Feeds>,
+    /// The sources that read it, each with what it will not read again: batches by query.
+    readers: Mutex<Vec<Weak<Mutex<Positions>>>>,
+}
+
+/// Everybody in a pipeline who reads what one of its queries drops.
+#[derive(Debug)]
+struct Readers {
+    query: PartitionId,
+    tables: Vec<DroppedTable>,
+}
+
+impl DroppedReaders for Readers {
+    fn passed(&self) -> BatchId {
+        let passed = self.tables.iter().flat_map(|table| {
+            let mut readers = table.0.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            readers.retain(|reader| reader.strong_count() > 0);
+            readers.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()
+        });
+        let of_query = |reader: Arc<Mutex<Positions>>| {
+            let passed = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            passed.get(&self.query).map_or(0, |position| position.offset)
+        };
+        BatchId(passed.map(of_query).min().unwrap_or(u64::MAX))
+    }
 }
 
 #[derive(Debug)]
@@ -114,12 +138,18 @@ pub enum Patience {
 impl DroppedTable {
     /// The rejected rows of a source, or the late ones of a query.
     pub fn new(of: impl Into<String>, kind: DropKind) -> Self {
-        Self(Arc::new(Inner { of: of.into(), kind, boundedness: OnceLock::new(), feeds: OnceLock::new() }))
+        let (boundedness, feeds) = (OnceLock::new(), OnceLock::new());
+        Self(Arc::new(Inner { of: of.into(), kind, boundedness, feeds, readers: Mutex::default() }))
     }
 
     /// The source or the query whose rows it has.
     pub fn of(&self) -> (&str, DropKind) {
         (&self.0.of, self.0.kind)
+    }
+
+    /// Those who read what this query drops in any of these tables, for its log: it keeps what they have not read.
+    pub fn readers(query: &str, tables: Vec<DroppedTable>) -> Arc<dyn DroppedReaders> {
+        Arc::new(Readers { query: PartitionId::from(query), tables })
     }
 
     /// Whether the queries that drop the rows end.
@@ -141,7 +171,9 @@ impl SourceTable for DroppedTable {
     fn source(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
         let schema = Arc::new(super::schema().project(projection)?);
         let (table, projection) = (Arc::clone(&self.0), projection.to_vec());
-        Ok(Arc::new(DroppedSource { table, projection, schema, quiet: Mutex::default() }))
+        let passed = Arc::new(Mutex::new(Positions::default()));
+        table.readers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&passed));
+        Ok(Arc::new(DroppedSource { table, projection, schema, passed, quiet: Mutex::default() }))
     }
 }
 
@@ -150,6 +182,7 @@ struct DroppedSource {
     table: Arc<Inner>,
     projection: Vec<usize>,
     schema: SchemaRef,
+    passed: Arc<Mutex<Positions>>,
     /// By query: past this batch there is nothing, as long as it says no more than this.
     quiet: Mutex<BTreeMap<String, (u64, Said)>>,
 }
@@ -254,6 +287,11 @@ impl Source for DroppedSource {
         let rows = super::record_batch(&rows)?.project(&self.projection)?;
         let chunk = Chunk { rows, places, rejected: vec![], raw: None };
         Ok(futures::stream::once(std::future::ready(Ok(chunk))).boxed())
+    }
+
+    async fn release(&self, below: &Positions) -> Result<()> {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(below);
+        Ok(())
     }
 
     async fn ready(&self) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use millstream_core::batch::DropKind;
+use millstream_core::log::DroppedReaders;
 use millstream_core::query::{QueryHandle, Trigger};
 use millstream_core::source::{Boundedness, SourceTable};
 use millstream_core::{Error, Result};
@@ -66,6 +67,14 @@ impl DeadLetters {
             letters.queries = drop.iter().map(|q| q.name.clone()).collect();
         }
         Ok(())
+    }
+
+    /// Who reads what this query drops, where somebody does.
+    pub(super) fn readers(&self, query: &str) -> Option<Arc<dyn DroppedReaders>> {
+        let tables = self.tables();
+        let of_query = tables.values().filter(|letters| letters.queries.iter().any(|q| q == query));
+        let read: Vec<DroppedTable> = of_query.map(|letters| letters.table.clone()).collect();
+        (!read.is_empty()).then(|| DroppedTable::readers(query, read))
     }
 
     /// Tells the tables that a query reads of the queries that run.
