@@ -3,7 +3,12 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::file::properties::WriterProperties;
 
 use crate::data::{self, Expected, Line, Rng, Row, Syntax, Windows};
 use crate::output::Kind;
@@ -17,10 +22,15 @@ const WINDOW_COLUMNS: &[&str] = &["k", "window_start", "window_end", "n", "total
 pub enum Source {
     Ndjson,
     Gzip,
+    Zstd,
     Csv,
+    Parquet,
     Datagen,
+    Nexmark,
     /// A file that grows while it is followed.
     Growing,
+    /// A directory to which files are added while it is followed.
+    Directory,
 }
 
 /// What is asked.
@@ -53,6 +63,10 @@ pub const CASES: &[Case] = &[
     Case { source: Source::Ndjson, question: Question::Grouped, sink: Kind::Changelog },
     Case { source: Source::Growing, question: Question::Tumbling, sink: Kind::Append },
     Case { source: Source::Csv, question: Question::Tumbling, sink: Kind::PartitionedCsv },
+    Case { source: Source::Parquet, question: Question::Tumbling, sink: Kind::Append },
+    Case { source: Source::Zstd, question: Question::Sliding, sink: Kind::Json },
+    Case { source: Source::Nexmark, question: Question::Grouped, sink: Kind::Changelog },
+    Case { source: Source::Directory, question: Question::Filter, sink: Kind::Append },
 ];
 
 impl Case {
@@ -78,16 +92,21 @@ impl Case {
     }
 
     pub fn followed(&self) -> bool {
-        self.source == Source::Growing
+        matches!(self.source, Source::Growing | Source::Directory)
     }
 
     /// Lines of the input.
     pub fn lines(&self, rng: &mut Rng, count: usize) -> Vec<Line> {
         let syntax = if self.source == Source::Csv { Syntax::Csv } else { Syntax::Json };
-        if self.source == Source::Datagen {
-            return generated(count);
+        match self.source {
+            Source::Datagen => return generated(count),
+            Source::Nexmark => return nexmark(count),
+            _ => {}
         }
-        data::lines(rng, syntax, count, 0, &mut 0)
+        let mut lines = data::lines(rng, syntax, count, 0, &mut 0);
+        // A file of columns has no malformed lines.
+        lines.retain(|line| self.source != Source::Parquet || line.row.is_some());
+        lines
     }
 
     /// Puts the whole input there; what grows is begun.
@@ -103,7 +122,27 @@ impl Case {
                 gzip.write_all(text.as_bytes()).unwrap();
                 gzip.finish().unwrap();
             }
-            Source::Datagen => {}
+            Source::Zstd => fs::write(dir.join("in.ndjson.zst"), zstd_frame(text.as_bytes())).unwrap(),
+            Source::Parquet => write_parquet(&dir.join("in.parquet"), lines),
+            Source::Directory => fs::create_dir(dir.join("in")).unwrap(),
+            Source::Datagen | Source::Nexmark => {}
+        }
+    }
+
+    /// Adds lines to what is followed.
+    pub fn add(&self, dir: &Path, lines: &[Line], rng: &mut Rng, pause: Duration) {
+        if self.source == Source::Growing {
+            return grow(&dir.join("in.ndjson"), &data::file(lines), rng, pause);
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let (some, after) = rest.split_at((1 + rng.below(150) as usize).min(rest.len()));
+            let name = format!("{:016x}.ndjson", rng.next());
+            // A file is there whole, as whoever puts files into a directory takes care of.
+            fs::write(dir.join(&name), data::file(some)).unwrap();
+            fs::rename(dir.join(&name), dir.join("in").join(&name)).unwrap();
+            rest = after;
+            std::thread::sleep(pause * 10);
         }
     }
 
@@ -131,6 +170,12 @@ impl Case {
             Source::Ndjson => "'connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json'".to_string(),
             Source::Gzip => "'connector' = 'filesystem', 'path' = 'in.ndjson.gz', 'format' = 'json'".to_string(),
             Source::Csv => "'connector' = 'filesystem', 'path' = 'in.csv', 'format' = 'csv'".to_string(),
+            Source::Zstd => "'connector' = 'filesystem', 'path' = 'in.ndjson.zst', 'format' = 'json'".to_string(),
+            Source::Parquet => "'connector' = 'filesystem', 'path' = 'in.parquet', 'format' = 'parquet'".to_string(),
+            Source::Nexmark => format!("'connector' = 'nexmark', 'events.num' = '{rows}'"),
+            Source::Directory => "'connector' = 'filesystem', 'path' = 'in', 'format' = 'json', \
+                                  'source.monitor-interval' = '5 ms'"
+                .to_string(),
             Source::Growing => "'connector' = 'filesystem', 'path' = 'in.ndjson', 'format' = 'json', \
                                 'source.monitor-interval' = '5 ms'"
                 .to_string(),
@@ -140,6 +185,9 @@ impl Case {
                  'fields.ts.step' = '100 ms'"
             ),
         };
+        if self.source == Source::Nexmark {
+            return format!("CREATE TABLE src (event_type INT) WITH ({with});");
+        }
         let timed = matches!(self.question, Question::Tumbling | Question::Sliding);
         let watermark = if timed { ", WATERMARK FOR ts AS ts - INTERVAL '2' SECOND" } else { "" };
         let columns = if self.source == Source::Datagen { "id BIGINT" } else { "id BIGINT, k VARCHAR, v BIGINT" };
@@ -172,6 +220,11 @@ impl Case {
             Source::Datagen => ("CAST(id % 7 AS VARCHAR)", "id"),
             _ => ("k", "v"),
         };
+        if self.source == Source::Nexmark {
+            return "INSERT INTO answer SELECT CAST(event_type AS VARCHAR) AS k, count(*) AS n, sum(event_type) AS total \
+                    FROM src GROUP BY event_type;"
+                .to_string();
+        }
         let windows = |function: &str| {
             format!(
                 "INSERT INTO answer SELECT {key} AS k, window_start, window_end, count(*) AS n, sum({value}) AS total \
@@ -193,7 +246,7 @@ impl Case {
 }
 
 /// Appends these bytes in uneven pieces, most of which end within a line.
-pub fn grow(path: &Path, text: &str, rng: &mut Rng, pause: Duration) {
+fn grow(path: &Path, text: &str, rng: &mut Rng, pause: Duration) {
     let mut file = OpenOptions::new().append(true).open(path).unwrap();
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -207,6 +260,45 @@ pub fn grow(path: &Path, text: &str, rng: &mut Rng, pause: Duration) {
 fn generated(count: usize) -> Vec<Line> {
     let row = |id: i64| Row { id, key: (id % 7).to_string(), value: id, time_ms: Some(data::BASE_MS + id * 100) };
     (0..).take(count).map(|id| Line { text: String::new(), row: Some(row(id)) }).collect()
+}
+
+/// Of fifty events one is a person (0), three are auctions (1) and the others bids (2).
+fn nexmark(count: usize) -> Vec<Line> {
+    let kind = |n: i64| match n % 50 {
+        0 => 0,
+        1..=3 => 1,
+        _ => 2,
+    };
+    let row = |n: i64| Row { id: n, key: kind(n).to_string(), value: kind(n), time_ms: None };
+    (0..).take(count).map(|n| Line { text: String::new(), row: Some(row(n)) }).collect()
+}
+
+/// A frame of zstd (RFC 8878) whose blocks are stored as they are.
+fn zstd_frame(bytes: &[u8]) -> Vec<u8> {
+    // The magic number; a header without a size; a window of 128 KiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+    let blocks: Vec<&[u8]> = bytes.chunks(50_000).collect();
+    for (n, block) in blocks.iter().enumerate() {
+        let header = u32::from(n + 1 == blocks.len()) | u32::try_from(block.len()).unwrap() << 3;
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(block);
+    }
+    frame
+}
+
+fn write_parquet(path: &Path, lines: &[Line]) {
+    let rows: Vec<&Row> = lines.iter().filter_map(|line| line.row.as_ref()).collect();
+    let columns: [(&str, ArrayRef); 4] = [
+        ("id", Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.id)))),
+        ("k", Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.key.as_str())))),
+        ("v", Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.value)))),
+        ("ts", Arc::new(TimestampMillisecondArray::from_iter(rows.iter().map(|r| r.time_ms)))),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
+    let few = WriterProperties::builder().set_max_row_group_row_count(Some(700)).build();
+    let mut writer = ArrowWriter::try_new(fs::File::create(path).unwrap(), batch.schema(), Some(few)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
 }
 
 fn filtered(lines: &[Line]) -> Expected {

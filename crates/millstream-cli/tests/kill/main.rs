@@ -19,7 +19,7 @@ use millstream_core::disk::RealDisk;
 use millstream_core::disk::step::{DIE_VARIABLE, FULL_VARIABLE};
 use millstream_core::log::read_status;
 
-use cases::{CASES, Case, Question, Source, grow};
+use cases::{CASES, Case, Question, Source};
 use data::{Expected, Line, Rng, difference};
 use output::Kind;
 use process::{Done, Millstream, Process, status};
@@ -64,12 +64,11 @@ fn episode(case: &Case, rng: &mut Rng, kills_max: u64, until: Option<Instant>) -
     let lines = case.lines(rng, 6_000);
     let lab = Lab::new(case, lines);
     lab.case.write_input(lab.path(), &lab.lines);
-    let feed = data::file(&lab.lines);
     let mut kills = 0;
     std::thread::scope(|scope| {
         let growing = case.followed().then(|| {
-            let (path, mut rng) = (lab.path().join("in.ndjson"), rng.clone());
-            scope.spawn(move || grow(&path, &feed, &mut rng, Duration::from_millis(3)))
+            let (lab, mut rng) = (&lab, rng.clone());
+            scope.spawn(move || lab.case.add(lab.path(), &lab.lines, &mut rng, Duration::from_millis(3)))
         });
         loop {
             let spent = kills >= kills_max || until.is_some_and(|until| Instant::now() > until);
@@ -130,6 +129,7 @@ fn killed_at_each_durable_step_and_again_while_it_recovers_nothing_is_lost_or_do
         Case { source: Source::Growing, question: Question::Sliding, sink: Kind::Json },
         Case { source: Source::Growing, question: Question::Grouped, sink: Kind::Changelog },
         Case { source: Source::Growing, question: Question::Division, sink: Kind::Parquet },
+        Case { source: Source::Directory, question: Question::Filter, sink: Kind::Append },
     ];
     let steps = on_threads(&cases, |i, case| {
         let mut rng = Rng(seed.wrapping_add(i as u64));
@@ -187,7 +187,7 @@ fn at_each_step(case: &Case, rng: &mut Rng, skip: u64, mut harm: impl FnMut(&mut
         step += 1;
         let next_id = i64::try_from(lab.lines.len()).unwrap();
         let more = data::lines(rng, data::Syntax::Json, 60, next_id, &mut begin_ms);
-        grow(&lab.path().join("in.ndjson"), &data::file(&more), rng, Duration::ZERO);
+        lab.case.add(lab.path(), &more, rng, Duration::ZERO);
         lab.lines.extend(more);
         let fate = harm(&mut lab, rng, step);
         lab.up_to_here(&[]).ok();
