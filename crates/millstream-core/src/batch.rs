@@ -140,6 +140,9 @@ pub struct Intent {
     pub frontier: Option<i64>,
     /// What is read of each source, in the order in which the query names them.
     pub sources: Vec<SourceIntent>,
+    /// The version of each table that is read as it is, by its name: what it was before the batch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned: BTreeMap<String, String>,
 }
 
 /// Rows of a batch that are left out because an expression fails on them, found after the intent was stored.

@@ -1,6 +1,8 @@
 //! The contract of a runner: it turns an intent into rows, and keeps the state between batches.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -21,6 +23,8 @@ pub struct Task<'a> {
     pub left_out: &'a [Dropped],
     /// Run only so much of it, for finding the row that makes an expression fail. The outcome is then never installed.
     pub probe: Option<Probe>,
+    /// Where the batch was run before: what it was answered then. Nothing is asked again.
+    pub answers: Option<&'a Answers>,
 }
 
 impl Task<'_> {
@@ -53,6 +57,20 @@ pub enum ProbeTime {
     After,
 }
 
+/// What a batch was answered by tables that are read as they are: the rows of looked-up keys, the content of files. In
+/// the runner's own form, which it can read again in another process.
+///
+/// They are no function of the intent. So they are stored before anything of the batch is published, and a batch that
+/// is run again is answered by them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answers(pub Arc<[u8]>);
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answers({} bytes)", self.0.len())
+    }
+}
+
 /// What a run gave.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -64,6 +82,8 @@ pub struct Outcome {
     pub watermarks: BTreeMap<String, BTreeMap<PartitionId, i64>>,
     /// The rows that were left out, with `left_out` of the task among them.
     pub dropped: Vec<Dropped>,
+    /// What the batch was answered, where it asked anything and its task brought no answers along.
+    pub answers: Option<Answers>,
 }
 
 /// A row of a task, counted over the rows that are used, in log order: source, partition, offset.
@@ -75,7 +95,9 @@ pub struct UsedRow {
 
 /// Turns an intent into rows, and keeps the state between batches.
 ///
-/// **Replay.** The same task from the same state gives the same rows, in this process or another.
+/// **Replay.** The same task from the same state gives the same rows, in this process or another. What is asked of
+/// others is answered by the task's [`Answers`] where it brings some; where it brings none, all runs of a batch in this
+/// process are answered the same.
 ///
 /// **State.** `run` stages what it will remember; `install` makes it the state, `discard` forgets it. A run
 /// that fails, or whose future is dropped, leaves the state as it was; `discard` is called before the next.
@@ -84,6 +106,12 @@ pub struct UsedRow {
 /// running prefixes of the batch ([`Task::probe`]) and asks for it with `used_row`.
 #[async_trait]
 pub trait Runner: Send {
+    /// The versions of the tables that are read as they are, for the intent of the next batch: one that is run again
+    /// knows by them whether it has to read a table anew.
+    async fn pin(&mut self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+
     /// Runs a batch.
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome>;
 

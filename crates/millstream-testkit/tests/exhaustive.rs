@@ -6,7 +6,7 @@ use millstream_core::Result;
 use millstream_core::query::Trigger;
 use millstream_core::sink::Guarantee;
 use millstream_core::source::Limit;
-use millstream_testkit::memory::{Event, POISON, SourceStore};
+use millstream_testkit::memory::{Event, Outside, POISON, SourceStore};
 use millstream_testkit::sim::Fate;
 use millstream_testkit::sim::schedule::{Answer, Life, Scenario, scenario, simulate, uninterrupted};
 
@@ -25,6 +25,11 @@ fn small() -> Scenario {
     small
 }
 
+/// The same, asking tables that answer otherwise each time.
+fn asking() -> Scenario {
+    Scenario { outside: Some(Outside::default()), ..small() }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Power {
     Stays,
@@ -32,9 +37,15 @@ enum Power {
 }
 
 /// Runs, dies at these steps of one process after the other, and runs to the end. Answers the steps of the last.
-fn life(deaths: &[(u64, Fate, Power)], seed: u64, guarantee: Guarantee, reference: &Answer) -> Result<u64> {
+fn life(
+    scenario: Scenario,
+    deaths: &[(u64, Fate, Power)],
+    seed: u64,
+    guarantee: Guarantee,
+    reference: &Answer,
+) -> Result<u64> {
     simulate(async {
-        let mut life = Life::new(small(), seed, guarantee);
+        let mut life = Life::new(scenario, seed, guarantee);
         for (step, fate, power) in deaths {
             let process = life.world.boot();
             life.world.die_at(*step, *fate);
@@ -54,7 +65,7 @@ fn life(deaths: &[(u64, Fate, Power)], seed: u64, guarantee: Guarantee, referenc
             Guarantee::ExactlyOnce => assert_eq!(&life.answer()?, reference, "{deaths:?}"),
             _ => {
                 // At least once: every row, and the account as exact as ever.
-                let rows = life.sink.rows();
+                let rows = life.unchecked_answer()?.rows;
                 let missing: Vec<_> = reference.rows.iter().filter(|row| !rows.contains(row)).collect();
                 assert!(missing.is_empty(), "{deaths:?}: {missing:?} are missing");
                 let answer = Answer { rows: reference.rows.clone(), ..life.unchecked_answer()? };
@@ -71,14 +82,14 @@ fn ways() -> impl Iterator<Item = (Fate, Power)> {
 
 #[test]
 fn death_at_every_step_changes_nothing() {
-    let reference = uninterrupted(&small()).unwrap();
-    let steps = life(&[], 0, Guarantee::ExactlyOnce, &reference).unwrap();
+    let reference = uninterrupted(&asking()).unwrap();
+    let steps = life(asking(), &[], 0, Guarantee::ExactlyOnce, &reference).unwrap();
     assert!(steps > 40, "only {steps} steps");
     for step in 0..steps {
         for (fate, power) in ways() {
             // What a lost power takes differs from seed to seed.
             for seed in 0..if power == Power::Fails { 8 } else { 1 } {
-                life(&[(step, fate, power)], seed, Guarantee::ExactlyOnce, &reference).unwrap();
+                life(asking(), &[(step, fate, power)], seed, Guarantee::ExactlyOnce, &reference).unwrap();
             }
         }
     }
@@ -87,18 +98,19 @@ fn death_at_every_step_changes_nothing() {
 #[test]
 fn death_at_every_pair_of_steps_changes_nothing() {
     let reference = uninterrupted(&small()).unwrap();
-    let steps = life(&[], 0, Guarantee::ExactlyOnce, &reference).unwrap();
+    let steps = life(small(), &[], 0, Guarantee::ExactlyOnce, &reference).unwrap();
     // The four ways of the first death run beside each other.
     std::thread::scope(|scope| {
         for (n, way) in ways().enumerate() {
             let reference = &reference;
             scope.spawn(move || {
                 for first in 0..steps {
-                    let after = life(&[(first, way.0, way.1)], first, Guarantee::ExactlyOnce, reference).unwrap();
+                    let after =
+                        life(small(), &[(first, way.0, way.1)], first, Guarantee::ExactlyOnce, reference).unwrap();
                     for second in 0..after {
                         let other = ways().nth((n + first as usize + second as usize) % 4).unwrap();
                         let deaths = [(first, way.0, way.1), (second, other.0, other.1)];
-                        life(&deaths, first * 1000 + second, Guarantee::ExactlyOnce, reference).unwrap();
+                        life(small(), &deaths, first * 1000 + second, Guarantee::ExactlyOnce, reference).unwrap();
                     }
                 }
             });
@@ -108,11 +120,11 @@ fn death_at_every_pair_of_steps_changes_nothing() {
 
 #[test]
 fn a_sink_without_a_marker_has_every_row_at_least_once_whatever_step_the_process_dies_at() {
-    let reference = uninterrupted(&small()).unwrap();
-    let steps = life(&[], 0, Guarantee::AtLeastOnce, &reference).unwrap();
+    let reference = uninterrupted(&asking()).unwrap();
+    let steps = life(asking(), &[], 0, Guarantee::AtLeastOnce, &reference).unwrap();
     for step in 0..steps {
         for fate in [Fate::DieBefore, Fate::DieAfter] {
-            life(&[(step, fate, Power::Stays)], step, Guarantee::AtLeastOnce, &reference).unwrap();
+            life(asking(), &[(step, fate, Power::Stays)], step, Guarantee::AtLeastOnce, &reference).unwrap();
         }
     }
 }

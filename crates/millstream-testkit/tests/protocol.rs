@@ -19,6 +19,7 @@ use millstream_testkit::sim::{Fate, SimDisk};
 
 fn of(store: SourceStore, rows: u64) -> Scenario {
     let mut scenario = scenario(3);
+    scenario.outside = None;
     scenario.sources = vec![("s".into(), store)];
     scenario.config.limit = Limit { rows, bytes: 1 << 20 };
     scenario.config.trigger = Trigger::Continuous;

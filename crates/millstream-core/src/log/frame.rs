@@ -11,11 +11,20 @@ pub(super) const VERSION: u32 = 1;
 
 /// Appends a record.
 pub(super) fn encode(record: &impl Serialize, out: &mut Vec<u8>) -> Result<()> {
-    let json = serde_json::to_vec(record).map_err(|e| Error::bug("a record can't be written as JSON").caused_by(e))?;
-    out.extend_from_slice(format!("{VERSION} {:08x} {} ", crc32fast::hash(&json), json.len()).as_bytes());
-    out.extend_from_slice(&json);
-    out.push(b'\n');
+    frame(&json(record)?, out);
     Ok(())
+}
+
+/// A record as JSON.
+pub(super) fn json(record: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| Error::bug("a record can't be written as JSON").caused_by(e))
+}
+
+/// Appends a record that is made already.
+pub(super) fn frame(record: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("{VERSION} {:08x} {} ", crc32fast::hash(record), record.len()).as_bytes());
+    out.extend_from_slice(record);
+    out.push(b'\n');
 }
 
 /// Where a whole record lies.

@@ -25,8 +25,12 @@
 //! **Dropped rows** lie beside the log in `dropped-<n>.seg`, in the same form, durable before the commit of their
 //! batch; they have a retention of their own.
 //!
+//! **Answers** of tables that are read as they are lie beside the log in `answers-<n>.seg`, durable before anything of
+//! their batch is published, and kept as long as a batch may be run again.
+//!
 //! Reading needs no lock and works beside a running pipeline: [`read_status`], [`read_dropped`].
 
+mod answers;
 mod dropped;
 mod frame;
 mod history;
@@ -36,6 +40,7 @@ mod record;
 mod status;
 mod write;
 
+pub(crate) use answers::AnswerLog;
 pub(crate) use dropped::DroppedLog;
 pub use dropped::{DroppedReaders, read_dropped};
 pub(crate) use history::CHECKPOINTS_KEPT;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 
-/// The two sequences of segments.
+/// The sequences of segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sequence {
     Log,
     Dropped,
+    Answers,
 }
 
 impl Sequence {
@@ -17,6 +18,7 @@ impl Sequence {
         match self {
             Self::Log => "log-",
             Self::Dropped => "dropped-",
+            Self::Answers => "answers-",
         }
     }
 

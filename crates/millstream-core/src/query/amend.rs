@@ -9,28 +9,36 @@
 //! every prefix: were it the prefix's own, the row that moves it would be blamed for what others left in a window. What
 //! fails then without a single row of the batch is a result of rows that were taken in before: no row is left out for
 //! it, the query stops.
+//!
+//! What the batch was answered by tables that are read as they are is recorded before it is published, too.
 
 use crate::batch::{Amend, Dropped, Intent};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::runner::{Outcome, Probe, ProbeTime, Task};
+use crate::runner::{Answers, Outcome, Probe, ProbeTime, Task};
 
 use super::config::OnError;
 use super::retry::Pauses;
 use super::run::{Ran, Run, check_outcome};
 
 impl Run {
-    /// Runs a batch without these rows, and without those that make an expression fail.
-    pub(super) async fn run_amended(&mut self, intent: &Intent, left_out: Vec<Dropped>) -> Result<Ran> {
+    /// Runs a batch without these rows, and without those that make an expression fail. Where it was run before, `answers`
+    /// are what it was answered then.
+    pub(super) async fn run_amended(
+        &mut self,
+        intent: &Intent,
+        left_out: Vec<Dropped>,
+        answers: Option<&Answers>,
+    ) -> Result<Ran> {
         let known = left_out.len();
         let mut left_out = left_out;
         // So many used rows are known not to fail by themselves.
         let mut good = 0;
         let mut outcome = loop {
-            match self.attempt(intent, &left_out, None).await {
+            match self.attempt(intent, &left_out, None, answers).await {
                 Ok(outcome) => break outcome,
                 Err(error) if error.kind() == ErrorKind::Row => {
-                    let (row, reason) = self.find_poison(intent, &left_out, &mut good, error).await?;
+                    let (row, reason) = self.find_poison(intent, &left_out, &mut good, answers, error).await?;
                     let row = Dropped { reason, ..row };
                     self.check_poison(intent, &left_out, &row)?;
                     left_out.push(row);
@@ -43,15 +51,25 @@ impl Run {
             self.log.amend(&Amend { batch: intent.batch, left_out })?;
             self.log.sync()?.await?;
         }
+        if let Some(answers) = &outcome.answers {
+            // IMPORTANT: nothing is shown of a batch whose answers could be lost.
+            self.answers.write(intent, answers).await?.await?;
+        }
         let digest = Digest::of(&outcome.output.batches).map_err(|e| e.at(format_args!("batch {}", intent.batch)))?;
         Ok(Ran { outcome, digest })
     }
 
     /// Runs a batch, or a part of it, as often as it takes. An error leaves nothing staged.
-    async fn attempt(&mut self, intent: &Intent, left_out: &[Dropped], probe: Option<Probe>) -> Result<Outcome> {
+    async fn attempt(
+        &mut self,
+        intent: &Intent,
+        left_out: &[Dropped],
+        probe: Option<Probe>,
+        answers: Option<&Answers>,
+    ) -> Result<Outcome> {
         let mut pauses = Pauses::default();
         loop {
-            let task = Task { intent, timeline: &self.known.timeline, left_out, probe };
+            let task = Task { intent, timeline: &self.known.timeline, left_out, probe, answers };
             let error = match self.runner.run(task).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
@@ -70,12 +88,13 @@ impl Run {
         intent: &Intent,
         left_out: &[Dropped],
         good: &mut u64,
+        answers: Option<&Answers>,
         whole: Error,
     ) -> Result<(Dropped, String)> {
-        if let Some(failed) = self.fails(intent, left_out, Probe { rows: u64::MAX, time: ProbeTime::Before }).await? {
-            return self.shortest(intent, left_out, Search { good, time: ProbeTime::Before, failed }).await;
+        if let Some(failed) = self.fails(intent, left_out, Probe { rows: u64::MAX, time: ProbeTime::Before }, answers).await? {
+            return self.shortest(intent, left_out, Search { good, time: ProbeTime::Before, failed, answers }).await;
         }
-        if self.fails(intent, left_out, Probe { rows: 0, time: ProbeTime::After }).await?.is_some() {
+        if self.fails(intent, left_out, Probe { rows: 0, time: ProbeTime::After }, answers).await?.is_some() {
             return Err(Error::query(format!(
                 "batch {}: an expression fails, but on no row of the batch: it fails on a result of rows that were taken \
                  in before. Guard it in the query (NULLIF, TRY_CAST, CASE)",
@@ -83,7 +102,7 @@ impl Run {
             ))
             .caused_by(whole));
         }
-        let search = Search { good: &mut 0, time: ProbeTime::After, failed: whole.to_string() };
+        let search = Search { good: &mut 0, time: ProbeTime::After, failed: whole.to_string(), answers };
         self.shortest(intent, left_out, search).await
     }
 
@@ -94,7 +113,7 @@ impl Run {
         left_out: &[Dropped],
         search: Search<'_>,
     ) -> Result<(Dropped, String)> {
-        let Search { good, time, failed: mut reason } = search;
+        let Search { good, time, failed: mut reason, answers } = search;
         let (mut bad, mut step) = (None, 1u64);
         loop {
             let rows = match bad {
@@ -103,7 +122,7 @@ impl Run {
                 Some(bad) if bad - *good > 1 => *good + (bad - *good) / 2,
                 Some(bad) => return Ok((self.used_row(intent, left_out, bad - 1).await?, reason)),
             };
-            match self.fails(intent, left_out, Probe { rows, time }).await? {
+            match self.fails(intent, left_out, Probe { rows, time }, answers).await? {
                 Some(failed) => (bad, reason) = (Some(rows), failed),
                 None if rows == u64::MAX => {
                     return Err(Error::bug(format!(
@@ -120,8 +139,14 @@ impl Run {
     }
 
     /// Why a part of a batch fails, if it does.
-    async fn fails(&mut self, intent: &Intent, left_out: &[Dropped], probe: Probe) -> Result<Option<String>> {
-        match self.attempt(intent, left_out, Some(probe)).await {
+    async fn fails(
+        &mut self,
+        intent: &Intent,
+        left_out: &[Dropped],
+        probe: Probe,
+        answers: Option<&Answers>,
+    ) -> Result<Option<String>> {
+        match self.attempt(intent, left_out, Some(probe), answers).await {
             Ok(_) => {
                 self.runner.discard();
                 Ok(None)
@@ -132,7 +157,7 @@ impl Run {
     }
 
     async fn used_row(&mut self, intent: &Intent, left_out: &[Dropped], n: u64) -> Result<Dropped> {
-        let task = Task { intent, timeline: &self.known.timeline, left_out, probe: None };
+        let task = Task { intent, timeline: &self.known.timeline, left_out, probe: None, answers: None };
         let row = self.runner.used_row(task, n).await;
         self.runner.discard();
         let missing =
@@ -167,4 +192,5 @@ struct Search<'a> {
     time: ProbeTime,
     /// Why all of them do.
     failed: String,
+    answers: Option<&'a Answers>,
 }

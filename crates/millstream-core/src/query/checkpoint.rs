@@ -150,6 +150,7 @@ impl Run {
         }
         let Some(oldest) = kept.front().filter(|_| kept.len() >= CHECKPOINTS_KEPT) else { return Ok(()) };
         self.log.remove_before(oldest.segment)?;
+        self.answers.remove_upto(oldest.batch)?;
         for source in &self.sources {
             let below = oldest.positions.get(&source.name).cloned().unwrap_or_else(Positions::new);
             match source.source.release(&below).await {

@@ -55,7 +55,7 @@ pub fn intend(
         let closed = offer.closed && !time.is_some_and(|t| t.closed);
         sources.push(SourceIntent { source, ranges: offer.ranges, discovered, idle, finished, closed });
     }
-    Ok(Intent { batch, time_us, frontier: timeline.frontier(), sources })
+    Ok(Intent { batch, time_us, frontier: timeline.frontier(), sources, pinned: BTreeMap::new() })
 }
 
 /// Whether the batch has rows, or changes what the runner knows of time.

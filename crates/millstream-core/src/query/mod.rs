@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::disk::SharedDisk;
 use crate::error::{Error, Result};
-use crate::log::{BatchLog, DroppedLog, LogConfig};
+use crate::log::{AnswerLog, BatchLog, DroppedLog, LogConfig};
 use crate::runner::Runner;
 use crate::sink::{Owner, Sink};
 use crate::source::Source;
@@ -99,8 +99,9 @@ impl Query {
         let Retention { log_segment_bytes, dropped_bytes } = config.retention;
         let run = run::Run {
             known: run::Known { timeline: Timeline::new(timed(&sources)), ..run::Known::default() },
-            dropped: DroppedLog::new(disk, config.dir.clone(), log_segment_bytes, dropped_bytes)
+            dropped: DroppedLog::new(disk.clone(), config.dir.clone(), log_segment_bytes, dropped_bytes)
                 .read_by(config.dropped_readers.clone()),
+            answers: AnswerLog::new(disk, config.dir.clone(), log_segment_bytes),
             checkpoints: checkpoint::Checkpoints::default(),
             pace: trigger::Pace::new(now_us),
             stop: retry::Stop(stop_seen),

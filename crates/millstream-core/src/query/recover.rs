@@ -7,6 +7,7 @@ use crate::batch::{BatchId, Commit};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Checkpoint, Entry, History};
+use crate::runner::Answers;
 use crate::sink::{Guarantee, Marker};
 
 use super::progress::Recovery;
@@ -37,10 +38,12 @@ impl Run {
         let Some(entries) = history.batches_after(base) else {
             return Err(Error::bug(format!("the batches after {base} were known, and are not any more")));
         };
+        let answers = self.answers.recorded(base).await?;
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
             let publish = self.must_publish(entry, marker.as_ref());
-            self.replay(entry, publish, marker.as_ref()).await?;
+            let answers = answers.of(&entry.intent)?;
+            self.replay(entry, publish, marker.as_ref(), answers).await?;
             recovery.replayed += 1;
             recovery.published +=
                 u64::from(publish == Publish::Yes && self.known.published == Some(entry.intent.batch));
@@ -135,7 +138,13 @@ impl Run {
     }
 
     /// Runs a recorded batch again.
-    async fn replay(&mut self, entry: &Entry, publish: Publish, marker: Option<&Marker>) -> Result<()> {
+    async fn replay(
+        &mut self,
+        entry: &Entry,
+        publish: Publish,
+        marker: Option<&Marker>,
+        answers: Option<&Answers>,
+    ) -> Result<()> {
         let Entry { intent, left_out, commit, .. } = entry;
         let marker = marker.filter(|marker| marker.batch == intent.batch);
         let begun_us = self.clock.now_us();
@@ -148,7 +157,7 @@ impl Run {
             self.take_in(intent, commit);
             return Ok(());
         }
-        let ran = self.run_amended(intent, left_out.clone()).await?;
+        let ran = self.run_amended(intent, left_out.clone(), answers).await?;
         let ran_us = self.clock.now_us();
         if let Some(commit) = commit {
             self.check_digest(intent.batch, ran.digest, Some(commit.digest))?;

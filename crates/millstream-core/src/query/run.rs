@@ -7,7 +7,7 @@ use crate::batch::{Account, BatchId, Commit, Dropped, Intent};
 use crate::clock::Clock;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::log::{BatchLog, DroppedLog, History, Stopped, add};
+use crate::log::{AnswerLog, BatchLog, DroppedLog, History, Stopped, add};
 use crate::runner::{Outcome, Runner};
 use crate::sink::{Owner, Sink};
 use crate::watermark::Timeline;
@@ -29,6 +29,7 @@ pub(super) struct Run {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) log: BatchLog,
     pub(super) dropped: DroppedLog,
+    pub(super) answers: AnswerLog,
     pub(super) owner: Owner,
     pub(super) known: Known,
     pub(super) checkpoints: Checkpoints,
@@ -76,8 +77,9 @@ impl Run {
             self.log.intend(&intent)?;
             let stored = self.log.sync()?;
 
-            // RUN. Rows that make an expression fail are found, left out, and recorded.
-            let (stored, ran) = futures::join!(stored, self.run_amended(&intent, Vec::new()));
+            // RUN. Rows that make an expression fail are found, left out, and recorded; so is what tables that are read
+            // as they are have answered.
+            let (stored, ran) = futures::join!(stored, self.run_amended(&intent, Vec::new(), None));
             // IMPORTANT: nothing of a batch is shown before its intent is durable.
             stored?;
             let ran = ran?;

@@ -70,8 +70,9 @@ impl Run {
             self.pace.lag = offered.iter().map(|o| o.offer.lag).sum();
             let known = &self.known;
             let time_us = self.pace.begun_us;
-            let intent = intend(known.batch.next(), time_us, &known.timeline, &known.positions, offered)?;
+            let mut intent = intend(known.batch.next(), time_us, &known.timeline, &known.positions, offered)?;
             if worth_running(&intent, &known.timeline) {
+                intent.pinned = self.pinned().await?;
                 self.note_rows(&intent);
                 self.pace.last_us = Some(time_us);
                 self.pace.rested_us = None;
@@ -126,6 +127,19 @@ impl Run {
             offered.push(Offered { source: source.name, offer, resting });
         }
         Ok(offered)
+    }
+
+    /// The versions of the tables that are read as they are.
+    async fn pinned(&mut self) -> Result<BTreeMap<String, String>> {
+        let mut pauses = Pauses::default();
+        loop {
+            match self.runner.pin().await {
+                Err(error) if error.kind() == ErrorKind::Retry => {
+                    self.pause(&mut pauses, "looking at a table", error).await?;
+                }
+                pinned => return pinned,
+            }
+        }
     }
 
     /// The active partitions of a source that have rested for longer than its idle time-out.

@@ -138,7 +138,8 @@ async fn uninterrupted(case: RunnerCase<Box<dyn Runner>>, limit: Limit) -> Resul
         if !worth_running(&intent, &timeline) {
             break;
         }
-        let outcome = runner.run(Task { intent: &intent, timeline: &timeline, left_out: &[], probe: None }).await?;
+        let outcome =
+            runner.run(Task { intent: &intent, timeline: &timeline, left_out: &[], probe: None, answers: None }).await?;
         runner.install();
         let before = timeline.clone();
         timeline.advance(&intent, &outcome.watermarks);
@@ -177,7 +178,7 @@ fn answer(intent: &Intent, outcome: Outcome) -> Result<Answer> {
 }
 
 fn task(step: &Step) -> Task<'_> {
-    Task { intent: &step.intent, timeline: &step.before, left_out: &[], probe: None }
+    Task { intent: &step.intent, timeline: &step.before, left_out: &[], probe: None, answers: None }
 }
 
 /// Runs a step, and compares.

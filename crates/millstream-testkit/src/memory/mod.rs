@@ -8,6 +8,6 @@ mod runner;
 mod sink;
 mod source;
 
-pub use runner::{MemoryRunner, POISON, SPOILT, WINDOW_US, window_end};
+pub use runner::{ASKED, MemoryRunner, Outside, POISON, SPOILT, WINDOW_US, window_end};
 pub use sink::{MemorySink, SinkFaults, SinkStore, StoredBatch, render};
 pub use source::{Event, MemorySource, SourceFaults, SourceStore};

@@ -1,8 +1,10 @@
-//! Running counts by key, and sums in tumbling windows, over [`super::MemorySource`]s.
+//! Running counts by key, and sums in tumbling windows, over [`super::MemorySource`]s; and what a world outside that
+//! answers otherwise each time says of the keys.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
@@ -13,7 +15,7 @@ use futures::{FutureExt, TryStreamExt};
 use millstream_core::batch::{Account, BatchId, DropKind, Dropped, PartitionId, Place};
 use millstream_core::disk::SharedDisk;
 use millstream_core::query::QuerySource;
-use millstream_core::runner::{Outcome, ProbeTime, Runner, RunnerState, Task, UsedRow};
+use millstream_core::runner::{Answers, Outcome, ProbeTime, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
 use millstream_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,36 @@ struct Memory {
     counts: BTreeMap<String, i64>,
     /// By window end and key.
     windows: BTreeMap<i64, BTreeMap<String, i64>>,
+    /// The version and the content of a table that is read whole.
+    table: (String, i64),
+    /// The sum of what was answered.
+    answered: i64,
+}
+
+/// The kind of the rows that say what a key was answered: their values depend on when it was asked.
+pub const ASKED: &str = "asked";
+
+/// Tables outside: each question is answered otherwise than the one before.
+#[derive(Clone, Debug, Default)]
+pub struct Outside(Arc<AtomicI64>);
+
+impl Outside {
+    fn ask(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The version of the table that is read whole: it changes now and then.
+    fn version(&self) -> String {
+        (self.0.load(Ordering::Relaxed) / 5).to_string()
+    }
+}
+
+/// What a batch was answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Said {
+    /// The table with its version, where it was read.
+    table: Option<(String, i64)>,
+    keys: BTreeMap<String, i64>,
 }
 
 /// Counts events by key as they come (`count key n`), and sums their values by key and window (`window key sum end`).
@@ -52,6 +84,9 @@ pub struct MemoryRunner {
     process: Process,
     /// The longest that a run takes.
     slow_ms: u64,
+    outside: Option<Outside>,
+    /// What this process was answered in the newest batch.
+    said: (BatchId, Said),
 }
 
 /// Where checkpoints lie.
@@ -71,7 +106,8 @@ impl MemoryRunner {
     /// A runner over these sources, whose watermarks are so far behind their newest event. Without checkpoints.
     pub fn new(sources: Vec<QuerySource>, delay_us: i64) -> Self {
         let (memory, process) = (Memory::default(), Process::immortal());
-        Self { sources, delay_us, memory, staged: None, store: None, process, slow_ms: 0 }
+        let (outside, said) = (None, Default::default());
+        Self { sources, delay_us, memory, staged: None, store: None, process, slow_ms: 0, outside, said }
     }
 
     /// The same, with checkpoints in this directory.
@@ -84,6 +120,30 @@ impl MemoryRunner {
     pub fn of(mut self, process: &Process, slow_ms: u64) -> Self {
         (self.process, self.slow_ms) = (process.clone(), slow_ms);
         self
+    }
+
+    /// The same, asking these tables for every key of a batch.
+    pub fn asking(mut self, outside: &Outside) -> Self {
+        self.outside = Some(outside.clone());
+        self
+    }
+
+    /// What is known of the answers to this task, and whether more may be asked.
+    fn said(&mut self, task: Task<'_>) -> Result<(Said, May)> {
+        let Some(outside) = &self.outside else { return Ok(Default::default()) };
+        if let Some(answers) = task.answers {
+            let said = serde_json::from_slice(&answers.0).map_err(|e| Error::bug("no answers").caused_by(e))?;
+            return Ok((said, May::Never));
+        }
+        let batch = task.intent.batch;
+        if self.said.0 != batch {
+            self.said = (batch, Said::default());
+        }
+        let said = &mut self.said.1;
+        if task.intent.pinned.get("table") != Some(&self.memory.table.0) && said.table.is_none() {
+            said.table = Some((outside.version(), outside.ask()));
+        }
+        Ok((said.clone(), May::Ask))
     }
 
     /// Meets every row of a task in log order, until `meet` answers that it is enough.
@@ -155,6 +215,14 @@ impl MemoryRunner {
     }
 }
 
+/// Whether something may be asked that was not asked before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum May {
+    Ask,
+    #[default]
+    Never,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Enough {
     Yes,
@@ -163,17 +231,26 @@ enum Enough {
 
 #[async_trait]
 impl Runner for MemoryRunner {
+    async fn pin(&mut self) -> Result<BTreeMap<String, String>> {
+        Ok(self.outside.iter().map(|outside| ("table".to_string(), outside.version())).collect())
+    }
+
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome> {
         if self.slow_ms > 0 {
             tokio::time::sleep(Duration::from_millis(self.process.below(self.slow_ms + 1))).await;
         }
+        let (mut said, may) = self.said(task)?;
         let mut memory = self.memory.clone();
+        if let Some(table) = &said.table {
+            memory.table = table.clone();
+        }
+        let outside = self.outside.clone();
         let mut answer = Answer::default();
         let mut dropped = Vec::new();
         let mut account: Vec<_> =
             task.intent.sources.iter().map(|s| Account { source: s.source.clone(), ..Account::default() }).collect();
         let mut used = 0;
-        let watermarks = self
+        let walked = self
             .walk(task, |source, met| {
                 if task.rows() == used {
                     return Ok(Enough::Yes);
@@ -195,13 +272,28 @@ impl Runner for MemoryRunner {
                         let count = memory.counts.entry(key.to_string()).or_default();
                         *count += 1;
                         answer.push("count", key, *count, 0);
+                        if let Some(outside) = &outside {
+                            let known = said.keys.get(key).copied();
+                            let value = match (known, may) {
+                                (Some(value), _) => value,
+                                (None, May::Ask) => outside.ask(),
+                                (None, May::Never) => return Err(Error::diverged("a key was not asked for before")),
+                            };
+                            said.keys.insert(key.to_string(), value);
+                            memory.answered += value;
+                            answer.push(ASKED, key, memory.answered + memory.table.1, 0);
+                        }
                         let sum = memory.windows.entry(window_end(ts)).or_default().entry(key.to_string()).or_default();
                         *sum = if value == SPOILT || *sum == SPOILT { SPOILT } else { *sum + value };
                     }
                 }
                 Ok(Enough::No)
             })
-            .await?;
+            .await;
+        if may == May::Ask {
+            self.said.1 = said.clone();
+        }
+        let watermarks = walked?;
         let mut after = task.timeline.clone();
         after.advance(task.intent, &watermarks);
         let frontier = if task.time_stands() { task.intent.frontier } else { after.frontier() };
@@ -213,7 +305,12 @@ impl Runner for MemoryRunner {
             sums.iter().for_each(|(key, sum)| answer.push("window", key, *sum, end));
         }
         self.staged = Some(memory);
-        Ok(Outcome { output: answer.output()?, account, watermarks, dropped })
+        let mut answers = None;
+        if may == May::Ask && said != Said::default() {
+            let json = serde_json::to_vec(&said).map_err(|e| Error::bug("unwritable answers").caused_by(e))?;
+            answers = Some(Answers(json.into()));
+        }
+        Ok(Outcome { output: answer.output()?, account, watermarks, dropped, answers })
     }
 
     async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>> {

@@ -346,7 +346,7 @@ impl Runner for LocalRunner {
         let rows = self.execute(BatchContext { batch, time_us, frontier, inputs: read.rows }).await?;
         self.check_not_null(&rows)?;
         let output = self.output(rows)?;
-        Ok(Outcome { output, account: read.account, watermarks: read.watermarks, dropped: read.dropped })
+        Ok(Outcome { output, account: read.account, watermarks: read.watermarks, dropped: read.dropped, answers: None })
     }
 
     async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>> {
