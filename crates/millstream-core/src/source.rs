@@ -91,6 +91,20 @@ pub trait SourceTable: Send + Sync + Debug {
     /// # Errors
     /// [`crate::ErrorKind::Config`] or [`crate::ErrorKind::Input`] where the source can't be read.
     fn source(&self, projection: &[usize]) -> Result<Arc<dyn Source>>;
+
+    /// The power to tell one content of the table from another; `None` where it has one content only.
+    fn versioned(&self) -> Option<&dyn Versioned> {
+        None
+    }
+}
+
+/// A table whose content may be another one later, and that can tell without reading it.
+pub trait Versioned {
+    /// What tells this content from any other. Cheap: it is asked for each batch.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Input`] where the table is not there, [`crate::ErrorKind::Retry`] where that may pass.
+    fn version(&self) -> Result<String>;
 }
 
 /// Partitions of ordered rows that can be read again.

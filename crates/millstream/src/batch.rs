@@ -28,10 +28,11 @@ use millstream_core::batch::{PartitionId, Place, Positions};
 use millstream_core::source::{Boundedness, Limit, Source, SourceTable};
 
 use crate::changelog::{last_of_keys, net_rows};
-use crate::plan::{StreamPlanner, distinct_on_as_rank};
+use crate::plan::{StreamPlanner, distinct_on_as_rank, temporal_in_batch};
 use crate::set_op::CountedSetOp;
 use crate::sql::StreamTable;
 use crate::stack::on_large_stack;
+use crate::temporal::TemporalJoin;
 
 /// Rows at the most that are read at once.
 const LIMIT: Limit = Limit { rows: 65_536, bytes: 16 << 20 };
@@ -71,7 +72,14 @@ pub async fn answer(
     state: &SessionState,
     extents: &BTreeMap<String, Extent>,
 ) -> Result<SendableRecordBatchStream> {
-    let plan = plan.transform_up_with_subqueries(|node| {
+    let plan = plan.transform_down_with_subqueries(|node| match &node {
+        LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<TemporalJoin>() {
+            Some(join) if join.state.is_empty() => Ok(Transformed::yes(temporal_in_batch(join)?)),
+            _ => Ok(Transformed::no(node)),
+        },
+        _ => Ok(Transformed::no(node)),
+    })?;
+    let plan = plan.data.transform_up_with_subqueries(|node| {
         if let LogicalPlan::Extension(extension) = &node
             && let Some(counted) = extension.node.as_any().downcast_ref::<CountedSetOp>()
         {

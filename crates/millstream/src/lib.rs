@@ -58,6 +58,7 @@ pub mod set_op;
 pub mod settings;
 pub mod sql;
 mod stack;
+pub mod temporal;
 pub mod window;
 
 pub use arrow;

@@ -20,14 +20,15 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("pipeline", &["dropped", "runner", "plan", "sql", "settings"]),
     ("dropped", &[]),
     ("kept", &[]),
-    ("batch", &["plan", "sql", "set_op", "changelog"]),
+    ("batch", &["plan", "sql", "set_op", "temporal", "changelog"]),
     ("runner", &["plan", "exec", "changelog"]),
-    ("plan", &["sql", "exec", "window", "changelog", "set_op"]),
-    ("sql", &["window", "settings", "set_op", "changelog"]),
+    ("plan", &["sql", "exec", "window", "changelog", "set_op", "temporal"]),
+    ("sql", &["window", "settings", "set_op", "temporal", "changelog"]),
     ("exec", &["window", "changelog"]),
     ("settings", &[]),
     ("window", &[]),
     ("set_op", &[]),
+    ("temporal", &[]),
     ("changelog", &[]),
 ];
 

@@ -12,6 +12,8 @@ use datafusion::common::{Result as DfResult, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use millstream_core::batch::BatchId;
 
+use super::Asked;
+
 /// One batch, as the operators of a plan see it.
 #[derive(Clone, Debug, Default)]
 pub struct BatchContext {
@@ -24,6 +26,11 @@ pub struct BatchContext {
     pub frontier: Option<i64>,
     /// The rows that are used, by scan number, in log order.
     pub inputs: Vec<Vec<RecordBatch>>,
+    /// The scans of tables that are read whole whose rows are another version of the table. Those of the others are as
+    /// they were.
+    pub renewed: Vec<usize>,
+    /// What the batch was answered by tables that are read as they are.
+    pub asked: Arc<Asked>,
 }
 
 impl BatchContext {

@@ -10,6 +10,7 @@
 
 mod accumulate;
 mod aggregate;
+mod as_of;
 mod changes;
 mod context;
 mod dedup;
@@ -49,6 +50,7 @@ use millstream_state::OperatorState;
 
 pub use accumulate::Aggregate;
 pub use aggregate::{KeyedAggregate, KeyedAggregateExec};
+pub use as_of::{AsOfJoin, Asked, Lookup, LookupExec, May, TableJoinExec, TableVersion, VersionJoinExec, Versions};
 pub use context::BatchContext;
 pub use dedup::DedupExec;
 pub use expand::WindowTableExec;

@@ -31,6 +31,8 @@ const TABLE: &str = "waiting";
 #[derive(Debug)]
 pub struct Waiting {
     schema: SchemaRef,
+    /// The name of the table within its operator.
+    table: &'static str,
     rows: KeyedTable,
     order: BTreeSet<(i64, u64)>,
     /// The place of the next row: installed and staged.
@@ -47,7 +49,17 @@ impl Waiting {
         fields.extend(schema.fields().iter().cloned());
         let rows = KeyedTable::new(keys, Arc::new(Schema::new(fields))).map_err(state_error)?;
         let (came, went) = (Vec::new(), Vec::new());
-        Ok(Self { schema: Arc::clone(schema), rows, order: BTreeSet::new(), next: [0, 0], came, went })
+        Ok(Self { schema: Arc::clone(schema), table: TABLE, rows, order: BTreeSet::new(), next: [0, 0], came, went })
+    }
+
+    /// The same under a name of its own, where an operator has several.
+    pub fn called(self, table: &'static str) -> Self {
+        Self { table, ..self }
+    }
+
+    /// What the number of the next row is kept under.
+    fn note(&self) -> String {
+        if self.table == TABLE { PLACE.to_string() } else { format!("{}.{PLACE}", self.table) }
     }
 
     /// Stages rows, each with the instant that it waits for.
@@ -112,13 +124,13 @@ impl Waiting {
 
     /// Adds the installed rows to what a checkpoint captures.
     pub fn capture(&self, changes: Changes) -> Changes {
-        changes.keyed(TABLE, &self.rows).note(PLACE, self.next[0].to_string())
+        changes.keyed(self.table, &self.rows).note(&self.note(), self.next[0].to_string())
     }
 
     /// Makes the rows what they were when they were captured.
     pub fn restore(&mut self, saved: &mut Restored) -> millstream_core::Result<()> {
-        saved.keyed(TABLE, &mut self.rows)?;
-        let next = saved.note(PLACE).and_then(|n| n.parse().ok());
+        saved.keyed(self.table, &mut self.rows)?;
+        let next = saved.note(&self.note()).and_then(|n| n.parse().ok());
         let next =
             next.ok_or_else(|| millstream_core::Error::corrupt("the checkpoint does not number waiting rows"))?;
         self.next = [next, next];
@@ -140,7 +152,7 @@ impl Waiting {
 
     /// The table, described.
     pub fn info(&self) -> TableInfo {
-        let mut info = TableInfo::keyed(TABLE, &self.rows);
+        let mut info = TableInfo::keyed(self.table, &self.rows);
         // A node of a B-tree is two thirds full.
         info.bytes += self.order.len() * size_of::<(i64, u64)>() * 3 / 2;
         info

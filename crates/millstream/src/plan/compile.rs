@@ -30,11 +30,13 @@ use super::rules;
 use super::session::StreamSession;
 use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
+use crate::changelog::is_weighted;
 use crate::exec::RankKind;
-use crate::runner::Input;
 use crate::runner::edge::{Edge, EventTime};
-use crate::sql::StreamTable;
+use crate::runner::{Input, Side};
+use crate::sql::{AsOfTable, Reading, StreamTable};
 use crate::stack::on_large_stack;
+use crate::temporal::{AsOf, TemporalJoin};
 use crate::window::Dedup;
 
 /// One day: how far ahead of the batch time an event time may be.
@@ -79,6 +81,8 @@ pub struct Compiled {
     pub logical: LogicalPlan,
     /// The plan that runs.
     pub physical: Arc<dyn ExecutionPlan>,
+    /// The tables that are read whole, as they are when a batch runs.
+    pub sides: Vec<Side>,
     /// How many scans the plan has.
     pub scans: usize,
     /// What the rows of the output mean.
@@ -156,7 +160,7 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
         ));
     }
     let boundedness = if followed.is_some() { Boundedness::Followed } else { Boundedness::Bounded };
-    let (logical, scans) = number_scans(tell_apart(plan)?, &tables, &mut inputs)?;
+    let (logical, scans, sides) = number_scans(tell_apart(plan)?, &tables, &mut inputs)?;
     let physical = physical::plan(&logical, state).await?;
     let kind = if edge.changelog { OutputKind::Changelog } else { OutputKind::Append };
     let output = match kind {
@@ -166,7 +170,21 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
     let context = Arc::new(TaskContext::from(state));
     let key = edge.key;
     let tables = read;
-    Ok(Compiled { inputs, tables, logical, physical, scans, kind, key, output, time, context, exactness, boundedness })
+    Ok(Compiled {
+        inputs,
+        tables,
+        sides,
+        logical,
+        physical,
+        scans,
+        kind,
+        key,
+        output,
+        time,
+        context,
+        exactness,
+        boundedness,
+    })
 }
 
 /// Refuses what DataFusion's rules would rewrite into something else, or stumble over.
@@ -226,6 +244,31 @@ pub(super) fn stream_table(scan: &TableScan) -> Result<Arc<StreamTable>, Refusal
     Ok(Arc::new(table.clone()))
 }
 
+/// The table of a scan that is read as of a time.
+fn as_of_table(scan: &TableScan) -> datafusion::common::Result<Option<AsOfTable>> {
+    let provider = source_as_provider(&scan.source)?;
+    Ok((provider.as_ref() as &dyn std::any::Any).downcast_ref::<AsOfTable>().cloned())
+}
+
+impl Side {
+    /// A table that is read whole for a scan; `None` where it is asked by key.
+    fn of(table: &AsOfTable, scan: &TableScan, number: usize) -> Option<Self> {
+        let Reading::Rows(source) = &table.reading else { return None };
+        let schema = source.schema();
+        let all: Vec<usize> = (0..table.spec.schema.fields().len()).collect();
+        let mut columns = scan.projection.clone().unwrap_or(all);
+        let wanted = columns.len();
+        let key: Vec<usize> = table.spec.primary_key.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+        columns.extend(key.iter().filter(|k| !columns.contains(k)).copied().collect::<Vec<_>>());
+        let key = key.iter().filter_map(|k| columns.iter().position(|c| c == k)).collect();
+        let weighted = is_weighted(&schema) && !is_weighted(&table.spec.schema);
+        columns.extend(weighted.then(|| schema.fields().len().saturating_sub(1)));
+        let name = format!("{}#{number}", table.spec.name);
+        let rows = Arc::clone(scan.projected_schema.inner());
+        Some(Self { name, scan: number, table: Arc::clone(source), columns, key, weighted, wanted, schema: rows })
+    }
+}
+
 fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusal> {
     let mut tables: BTreeMap<String, UsedTable> = BTreeMap::new();
     let mut failed = None;
@@ -234,8 +277,18 @@ fn used_tables(plan: &LogicalPlan) -> Result<BTreeMap<String, UsedTable>, Refusa
             return Ok(TreeNodeRecursion::Jump);
         }
         let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
+        if as_of_table(scan)?.is_some() {
+            return Ok(TreeNodeRecursion::Continue);
+        }
         match stream_table(scan) {
             Err(refusal) => failed = Some(refusal),
+            Ok(table) if tables.get(&table.name).is_some_and(|used| used.table.changes() != table.changes()) => {
+                failed = Some(Refusal::new(
+                    "SYSTEM_TIME",
+                    format!("'{}' is read both with all its versions and as it changes", table.name),
+                    "declare it a second time under another name, and read each of the two in one way",
+                ));
+            }
             Ok(table) => {
                 let all = 0..table.source.schema().fields().len();
                 let of_watermark = watermark_columns(&table);
@@ -264,10 +317,17 @@ fn number_scans(
     plan: LogicalPlan,
     tables: &BTreeMap<String, UsedTable>,
     inputs: &mut [Input],
-) -> Result<(LogicalPlan, usize), Refusal> {
-    let mut next = 0;
+) -> Result<(LogicalPlan, usize, Vec<Side>), Refusal> {
+    let (mut next, mut sides) = (0, vec![]);
     let numbered = plan.transform_up(|node| {
         let LogicalPlan::TableScan(scan) = &node else { return Ok(Transformed::no(node)) };
+        if let Some(table) = as_of_table(scan)? {
+            let Some(side) = Side::of(&table, scan, next) else { return Ok(Transformed::no(node)) };
+            let node = StreamScan { scan: next, table: table.spec.name, schema: Arc::clone(&scan.projected_schema) };
+            sides.push(side);
+            next += 1;
+            return Ok(Transformed::yes(extension(node)));
+        }
         let name = source_as_provider(&scan.source)
             .ok()
             .and_then(|p| (p.as_ref() as &dyn std::any::Any).downcast_ref::<StreamTable>().map(|t| t.name.clone()));
@@ -284,7 +344,7 @@ fn number_scans(
         next += 1;
         Ok(Transformed::yes(extension(node)))
     })?;
-    Ok((numbered.data, next))
+    Ok((numbered.data, next, sides))
 }
 
 /// Gives operators that keep the same of the same rows names of their own.
@@ -320,6 +380,8 @@ fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
             own(&of.name).map(|name| extension(StreamSetOp { name, ..of.clone() }))
         } else if let Some(of) = node_of.downcast_ref::<StreamFinal>() {
             own(&of.name).map(|name| extension(StreamFinal { name, ..of.clone() }))
+        } else if let Some(of) = node_of.downcast_ref::<TemporalJoin>() {
+            own(&of.state).map(|state| extension(TemporalJoin { state, ..of.clone() }))
         } else {
             None
         };
@@ -333,6 +395,9 @@ fn exactness(plan: &LogicalPlan, uses_clock: bool) -> Result<Exactness, Refusal>
     plan.apply(|node| {
         let LogicalPlan::Extension(node) = node else { return Ok(TreeNodeRecursion::Continue) };
         let node = node.node.as_any();
+        if let Some(TemporalJoin { as_of: AsOf::Now { .. }, .. }) = node.downcast_ref() {
+            exactness = Exactness::Clock;
+        }
         if let Some(aggregate) = node.downcast_ref::<StreamAggregate>() {
             for expr in &aggregate.aggregates {
                 exactness = exactness.max(of_aggregate(expr, aggregate.input.schema()));

@@ -14,6 +14,7 @@ use super::session::StreamSession;
 use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
 use crate::exec::{EmitMode as WindowEmit, Expiry, RankKind};
+use crate::temporal::{AsOf, TemporalJoin};
 use crate::window::{Dedup, Length};
 
 /// A line for each operator that keeps state; one that says so where there is none.
@@ -31,6 +32,7 @@ pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
             lines.extend(node.downcast_ref().map(StreamSession::describe));
             lines.extend(node.downcast_ref().map(StreamSetOp::describe));
             lines.extend(node.downcast_ref().map(StreamFinal::describe));
+            lines.extend(node.downcast_ref().map(of_temporal));
         }
         if let Some(join) = stream_join(node) {
             lines.push(of_join(join));
@@ -268,6 +270,26 @@ fn of_dedup(node: &Dedup) -> String {
         node.state,
         Length(node.horizon_us)
     )
+}
+
+fn of_temporal(node: &TemporalJoin) -> String {
+    let (name, kind) = (&node.state, node.kind.to_string().to_lowercase());
+    let on = &node.condition;
+    match &node.as_of {
+        AsOf::Now { by_key: None } => format!(
+            "{name}: {kind} join on {on}, with the table as it is when the batch runs: all its rows, read again when it has \
+             changed; it follows the size of the table"
+        ),
+        AsOf::Now { by_key: Some(by_key) } => format!(
+            "{name}: {kind} join on {on}, with what {} answers when the batch runs: nothing; the answers are recorded with \
+             the batch",
+            by_key.name
+        ),
+        AsOf::EventTime { left, .. } => format!(
+            "{name}: {kind} join on {on}, as of {left}: the rows of both sides that the watermark has not passed; the last row \
+             of each key, until it is deleted: it follows the size of the table"
+        ),
+    }
 }
 
 fn rows(n: u64) -> String {

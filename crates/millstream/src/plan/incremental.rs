@@ -24,6 +24,7 @@ use super::refuse::Refusal;
 use super::upsert;
 use crate::changelog::WEIGHT;
 use crate::set_op::CountedSetOp;
+use crate::temporal::TemporalJoin;
 use crate::window::{
     Dedup, EVENT_TIME_KEY, SessionTable, WindowKind, WindowPart, WindowSpec, WindowTable, is_event_time,
 };
@@ -132,6 +133,8 @@ impl Rewrite {
                     self.window_table(window)
                 } else if let Some(session) = any.downcast_ref::<SessionTable>() {
                     self.session(session)
+                } else if let Some(join) = any.downcast_ref::<TemporalJoin>() {
+                    self.temporal(join)
                 } else if let Some(counted) = any.downcast_ref::<CountedSetOp>() {
                     self.counted_set_op(counted)
                 } else {

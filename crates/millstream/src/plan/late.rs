@@ -14,6 +14,7 @@ use super::join::{JoinTime, stream_join};
 use super::nodes::StreamAggregate;
 use super::over::StreamOver;
 use super::session::StreamSession;
+use crate::temporal::{AsOf, TemporalJoin};
 use crate::window::{Dedup, WindowSpec, WindowTable};
 
 /// The bound of a source's rows. Where nothing ever closes, a row is never late.
@@ -63,6 +64,14 @@ pub fn bounds(plan: &LogicalPlan) -> Result<BTreeMap<String, LateBound>> {
         if let Some(session) = session(node) {
             add(&session.table.input, Closes { window: None, after_us: Some(0) }, &mut bounds)?;
         }
+        if let Some(join) = temporal_join(node)
+            && let AsOf::EventTime { .. } = join.as_of
+        {
+            // Behind the frontier the version of a row is decided, and those before it are forgotten.
+            for side in [&join.left, &join.right] {
+                add(side, Closes { window: None, after_us: Some(0) }, &mut bounds)?;
+            }
+        }
         if let Some(join) = stream_join(node) {
             for side in [&join.left, &join.right] {
                 match join.time {
@@ -88,6 +97,11 @@ struct Closes {
 fn add(plan: &LogicalPlan, closes: Closes, bounds: &mut BTreeMap<String, LateBound>) -> Result<()> {
     plan.apply(|node| {
         if stream_aggregate(node).is_some() || stream_join(node).is_some() || session(node).is_some() {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        if let Some(join) = temporal_join(node) {
+            // What is answered has the times of the left side.
+            add(&join.left, closes, bounds)?;
             return Ok(TreeNodeRecursion::Jump);
         }
         if let Some(table) = window_table(node) {
@@ -123,6 +137,11 @@ fn stream_aggregate(plan: &LogicalPlan) -> Option<&StreamAggregate> {
 }
 
 fn session(plan: &LogicalPlan) -> Option<&StreamSession> {
+    let LogicalPlan::Extension(node) = plan else { return None };
+    node.node.as_any().downcast_ref()
+}
+
+fn temporal_join(plan: &LogicalPlan) -> Option<&TemporalJoin> {
     let LogicalPlan::Extension(node) = plan else { return None };
     node.node.as_any().downcast_ref()
 }

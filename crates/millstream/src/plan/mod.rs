@@ -21,7 +21,9 @@ mod refuse;
 mod rules;
 mod session;
 mod set_op;
+mod temporal;
 mod upsert;
+mod versions;
 mod window_group;
 
 pub use clock::BatchTime;
@@ -37,4 +39,5 @@ pub use physical::StreamPlanner;
 pub use ranking::{StreamLimit, StreamRanking, distinct_on_as_rank};
 pub use refuse::Refusal;
 pub use rules::analyze;
+pub use temporal::in_batch as temporal_in_batch;
 pub use upsert::StreamUpsert;

@@ -28,15 +28,17 @@ use super::set_op::StreamSetOp;
 use super::upsert::StreamUpsert;
 use crate::changelog;
 use crate::exec::{
-    self, Aggregate, DedupExec, FinalExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregate,
-    KeyedAggregateExec, Lifetime, LimitExec, Memory, OnceExec, Over, OverExec, OverFunction, Ranking, RankingExec,
-    RetractAggregate, RetractAggregateExec, ScanExec, SessionExec, SessionTableExec, Sessions, SetOpExec, TopN,
-    TopNExec, UpsertExec, WindowAggregate, WindowAggregateExec, WindowJoinExec, WindowTableExec,
+    self, Aggregate, AsOfJoin, DedupExec, FinalExec, GroupingSetsExec, Interval, Join, JoinExec, KeyedAggregate,
+    KeyedAggregateExec, Lifetime, LimitExec, Lookup, LookupExec, Memory, OnceExec, Over, OverExec, OverFunction,
+    Ranking, RankingExec, RetractAggregate, RetractAggregateExec, ScanExec, SessionExec, SessionTableExec, Sessions,
+    SetOpExec, TableJoinExec, TopN, TopNExec, UpsertExec, VersionJoinExec, Versions, WindowAggregate,
+    WindowAggregateExec, WindowJoinExec, WindowTableExec,
 };
+use crate::temporal::{AsOf, TemporalJoin};
 use crate::window::{Dedup, SessionTable, WindowTable};
 
 /// The nodes that are right when a plan is run once a batch. Everything else is refused.
-const ALLOWED: [&str; 24] = [
+const ALLOWED: [&str; 27] = [
     "FinalExec",
     "ScanExec",
     "SequentialExec",
@@ -49,6 +51,9 @@ const ALLOWED: [&str; 24] = [
     "WindowAggregateExec",
     "JoinExec",
     "WindowJoinExec",
+    "TableJoinExec",
+    "LookupExec",
+    "VersionJoinExec",
     "OnceExec",
     "OverExec",
     "RankingExec",
@@ -106,6 +111,11 @@ impl ExtensionPlanner for StreamPlanner {
             let [left, right] = physical_inputs else { return internal_err!("a join has two inputs") };
             let exprs = Exprs { planner, session, context, schema: join.left.schema() };
             return exprs.join(join, Arc::clone(left), Arc::clone(right)).map(Some);
+        }
+        if let Some(join) = node.as_any().downcast_ref::<TemporalJoin>() {
+            let [left, right] = physical_inputs else { return internal_err!("a join has two inputs") };
+            let exprs = Exprs { planner, session, context, schema: join.left.schema() };
+            return exprs.temporal(join, Arc::clone(left), Arc::clone(right)).map(Some);
         }
         let (Some(input), Some(logical)) = (physical_inputs.first(), logical_inputs.first()) else {
             return Ok(None);
@@ -226,6 +236,40 @@ impl Exprs<'_> {
             }
         }
         Ok(Arc::new(JoinExec::try_new(memory, [left, right], join, &answer)?))
+    }
+
+    fn temporal(
+        &self,
+        node: &TemporalJoin,
+        left: Arc<dyn ExecutionPlan>,
+        right: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (on, filter) = node.keys()?;
+        let of_right = Exprs { schema: node.right.schema(), ..*self };
+        let pair = node.pair_schema()?;
+        let of_pair = Exprs { schema: &pair, ..*self };
+        let on = on.iter().map(|(l, r)| Ok((self.physical(l)?, of_right.physical(r)?)));
+        let join = AsOfJoin {
+            on: on.collect::<Result<_>>()?,
+            filter: filter.map(|f| of_pair.physical(&f)).transpose()?,
+            kind: node.kind,
+            output: Arc::clone(node.schema.inner()),
+            pair: Arc::clone(pair.inner()),
+        };
+        let name = node.state.as_str();
+        match &node.as_of {
+            AsOf::Now { by_key: None } => Ok(Arc::new(TableJoinExec::try_new(name, [left, right], join)?)),
+            AsOf::Now { by_key: Some(by_key) } => {
+                let key = by_key.key.iter().map(|k| self.physical(k)).collect::<Result<_>>()?;
+                let (table, by) = (by_key.name.clone(), Arc::clone(&by_key.table));
+                Ok(Arc::new(LookupExec::try_new(name, left, Lookup { table, by, key, rows: right }, join)?))
+            }
+            AsOf::EventTime { left: time, right: since, weighted, lag_us } => {
+                let times = [self.column(time)?, of_right.column(since)?];
+                let versions = Versions { times, weighted: *weighted, lag_us: *lag_us };
+                Ok(Arc::new(VersionJoinExec::try_new(name, [left, right], join, versions)?))
+            }
+        }
     }
 
     /// A window function as DataFusion runs it; that it can run at all is found out here.

@@ -6,6 +6,7 @@
 
 mod constant;
 pub mod edge;
+mod side;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +29,10 @@ use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
 use self::edge::{Edge, Gate, Judged, as_json, left_out_of, raw_of};
+pub use self::side::Side;
+use self::side::Sides;
 use crate::changelog;
-use crate::exec::{self, BatchContext};
+use crate::exec::{self, Asked, BatchContext};
 use crate::plan::{BatchTime, Compiled};
 
 /// A source of a query, with what its rows are judged by.
@@ -96,6 +99,9 @@ impl Input {
 pub struct LocalRunner {
     inputs: Vec<Input>,
     plan: Arc<dyn ExecutionPlan>,
+    sides: Sides,
+    /// What this process was answered in the newest batch.
+    asked: (BatchId, Arc<Asked>),
     scans: usize,
     kind: OutputKind,
     key: Option<Vec<usize>>,
@@ -134,9 +140,15 @@ impl LocalRunner {
         for (name, state) in exec::states(&compiled.physical) {
             states.register(&name, state)?;
         }
+        let sides = Sides::new(compiled.sides.clone());
+        if let Some(state) = sides.state() {
+            states.register("tables", state)?;
+        }
         Ok(Self {
             inputs: compiled.inputs.clone(),
             plan: Arc::clone(&compiled.physical),
+            sides,
+            asked: Default::default(),
             scans: compiled.scans,
             kind: compiled.kind,
             key: compiled.key.clone(),
@@ -254,6 +266,17 @@ impl LocalRunner {
         Ok(())
     }
 
+    /// What the batch was answered: when it was run before, or in this process.
+    fn asked(&mut self, task: Task<'_>) -> Result<Arc<Asked>> {
+        if let Some(answers) = task.answers {
+            return Ok(Arc::new(Asked::recorded(answers)?));
+        }
+        if self.asked.0 != task.intent.batch {
+            self.asked = (task.intent.batch, Arc::default());
+        }
+        Ok(Arc::clone(&self.asked.1))
+    }
+
     async fn execute(&self, context: BatchContext) -> Result<Vec<RecordBatch>> {
         let context = context.task_context(&self.context);
         let plan = reset_plan_states(Arc::clone(&self.plan)).map_err(row_error)?;
@@ -338,15 +361,24 @@ fn keep(
 
 #[async_trait]
 impl Runner for LocalRunner {
+    async fn pin(&mut self) -> Result<BTreeMap<String, String>> {
+        self.sides.versions()
+    }
+
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome> {
         self.time.set(task.intent.batch, task.intent.time_us);
-        let read = self.read(task, None).await?;
+        let asked = self.asked(task)?;
+        let mut read = self.read(task, None).await?;
+        let renewed = self.sides.renew(task.intent, &asked, &mut read.rows).await?;
         let frontier = frontier_after(task.intent, task, &read);
-        let (batch, time_us) = (task.intent.batch, task.intent.time_us);
-        let rows = self.execute(BatchContext { batch, time_us, frontier, inputs: read.rows }).await?;
+        let (batch, time_us, inputs) = (task.intent.batch, task.intent.time_us, read.rows);
+        let context = BatchContext { batch, time_us, frontier, inputs, renewed, asked: Arc::clone(&asked) };
+        let rows = self.execute(context).await?;
         self.check_not_null(&rows)?;
         let output = self.output(rows)?;
-        Ok(Outcome { output, account: read.account, watermarks: read.watermarks, dropped: read.dropped, answers: None })
+        let answers = asked.to_record()?;
+        let Read { account, watermarks, dropped, .. } = read;
+        Ok(Outcome { output, account, watermarks, dropped, answers })
     }
 
     async fn used_row(&mut self, task: Task<'_>, n: u64) -> Result<Option<UsedRow>> {

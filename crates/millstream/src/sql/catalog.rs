@@ -4,6 +4,7 @@
 //! is. DataFusion's planner gets a [`StreamTable`] to scan; it is never executed by DataFusion, the plan room
 //! replaces the scan.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ use datafusion::datasource::{TableProvider, TableType, provider_as_source};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::Result;
+use millstream_core::lookup::LookupTable;
 use millstream_core::sink::{OutputKind, Sink};
 use millstream_core::source::SourceTable;
 use millstream_io::{Options, TableSpec};
@@ -25,6 +27,7 @@ use millstream_io::{Options, TableSpec};
 use crate::changelog::{is_weighted, without_weight};
 
 use super::diagnostic::{SqlError, did_you_mean};
+use super::parser::AS_OF;
 
 /// Opens what CREATE TABLE declares. Implement it to add connectors.
 pub trait Connectors: Send + Sync + Debug {
@@ -47,6 +50,24 @@ pub trait Connectors: Send + Sync + Debug {
     /// [`millstream_core::ErrorKind::Config`] where an option is missing, wrong or unknown, or the sink can't take
     /// what the query answers.
     fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>>;
+
+    /// Those whose tables are looked up by key, where there are any.
+    fn lookups(&self) -> Option<&dyn LookupConnectors> {
+        None
+    }
+}
+
+/// The connectors whose tables are looked up by key. Implement it beside [`Connectors`].
+pub trait LookupConnectors: Send + Sync + Debug {
+    /// Whether the table's connector is one of them.
+    fn is_lookup(&self, table: &TableSpec) -> bool;
+
+    /// The table as one that is looked up by these columns; the answers have the columns of `table`.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where an option is missing, wrong or unknown, or it can't be looked up by
+    /// these columns.
+    fn lookup(&self, table: &TableSpec, key: &[String]) -> Result<Arc<dyn LookupTable>>;
 }
 
 /// The connectors that need no service.
@@ -145,6 +166,47 @@ impl TableProvider for StreamTable {
         _limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         internal_err!("the scan of the stream '{}' was not replaced by one that reads batches", self.name)
+    }
+}
+
+/// A table as the right side of `FOR SYSTEM_TIME AS OF`: it is read as of a time, and not streamed.
+#[derive(Clone, Debug)]
+pub struct AsOfTable {
+    /// As it was declared. The schema's event-time column says that it is one, in its metadata.
+    pub spec: TableSpec,
+    /// Its event time, where it has one.
+    pub watermark: Option<Watermark>,
+    /// How it is read.
+    pub reading: Reading,
+}
+
+/// How a table is read as of a time.
+#[derive(Clone, Debug)]
+pub enum Reading {
+    /// All its rows.
+    Rows(Arc<dyn SourceTable>),
+    /// By key: these connectors make the table that is asked.
+    Keys(Arc<dyn Connectors>),
+}
+
+#[async_trait]
+impl TableProvider for AsOfTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.spec.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        internal_err!("the scan of '{}' as of a time was not replaced", self.spec.name)
     }
 }
 
@@ -275,6 +337,9 @@ impl Catalog {
     /// # Errors
     /// Where there is nothing of this name, or its source can't be opened.
     pub fn table(&self, name: &str) -> Result<Arc<dyn TableSource>, SqlError> {
+        if let Some(table) = name.strip_suffix(AS_OF) {
+            return self.table_as_of(table);
+        }
         let mut entries = self.entries();
         match entries.get_mut(name) {
             Some(Entry::Declared { opened: Some(table), .. }) => Ok(Arc::clone(table)),
@@ -305,6 +370,37 @@ impl Catalog {
         }
     }
 
+    /// The table that `FOR SYSTEM_TIME AS OF` reads.
+    fn table_as_of(&self, name: &str) -> Result<Arc<dyn TableSource>, SqlError> {
+        let only_names = |what: &str| {
+            Err(SqlError::somewhere(format!(
+                "'{name}' is {what}, and FOR SYSTEM_TIME AS OF reads a table: declare it with CREATE TABLE .. WITH (..)"
+            )))
+        };
+        let entries = self.entries();
+        let table = match entries.get(name) {
+            Some(Entry::Declared { table, .. }) => table.clone(),
+            Some(Entry::View(_)) => return only_names("a view"),
+            Some(Entry::Provider(provider)) => {
+                let Some(table) = (provider.as_ref() as &dyn Any).downcast_ref::<StreamTable>() else {
+                    return only_names("no table of a stream");
+                };
+                let (spec, watermark) = (table.spec.clone(), table.watermark.clone());
+                let reading = Reading::Rows(Arc::clone(&table.source));
+                return Ok(provider_as_source(Arc::new(AsOfTable { spec, watermark, reading })));
+            }
+            None if is_path(name) => return only_names("a path"),
+            None => return Err(not_found(name, &entries)),
+        };
+        let keyed = self.connectors.lookups().is_some_and(|lookups| lookups.is_lookup(&table.spec));
+        let reading = match keyed {
+            true => Reading::Keys(Arc::clone(&self.connectors)),
+            false => Reading::Rows(self.connectors.source(&table.spec).map_err(|e| e.at(format!("table '{name}'")))?),
+        };
+        let provider = AsOfTable { spec: table.spec.clone(), watermark: table.watermark.clone(), reading };
+        scanned(name, &table, provider_as_source(Arc::new(provider)))
+    }
+
     fn implied_table(&self, name: &str, source: Arc<dyn SourceTable>) -> StreamTable {
         let spec = TableSpec {
             name: name.to_string(),
@@ -322,20 +418,24 @@ impl Catalog {
         let source = self.connectors.source(&table.spec).map_err(|e| e.at(format!("table '{name}'")))?;
         let spec = table.spec.clone();
         let provider = Arc::new(StreamTable { name: name.clone(), spec, watermark: table.watermark.clone(), source });
-        let scanned = provider_as_source(provider);
-        if table.projection.is_empty() {
-            return Ok(scanned);
-        }
-        // As it stands: a name in a string would be made lower-case.
-        let plan = LogicalPlanBuilder::scan(TableReference::bare(name), scanned, None)
-            .and_then(|scan| scan.project(table.projection.clone())?.build())
-            .map_err(|e| SqlError::from_datafusion(&e, &[]))?;
-        Ok(Arc::new(Derived::new(plan)))
+        scanned(&name, table, provider_as_source(provider))
     }
 
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is scanned under this name: the table's physical columns, and the computed ones over them.
+fn scanned(name: &str, table: &Declared, source: Arc<dyn TableSource>) -> Result<Arc<dyn TableSource>, SqlError> {
+    if table.projection.is_empty() {
+        return Ok(source);
+    }
+    // As it stands: a name in a string would be made lower-case.
+    let plan = LogicalPlanBuilder::scan(TableReference::bare(name), source, None)
+        .and_then(|scan| scan.project(table.projection.clone())?.build())
+        .map_err(|e| SqlError::from_datafusion(&e, &[]))?;
+    Ok(Arc::new(Derived::new(plan)))
 }
 
 fn not_found(name: &str, entries: &BTreeMap<String, Entry>) -> SqlError {

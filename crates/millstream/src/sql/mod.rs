@@ -5,6 +5,7 @@
 //! reads no data; a source is opened when a query first names it. Whatever is wrong is said with its place in
 //! the text ([`diagnostic`]). What can be planned but has no meaning on a stream is refused later, by `plan`.
 
+mod as_of;
 pub mod catalog;
 mod declare;
 pub mod diagnostic;
@@ -31,7 +32,10 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 
-pub use catalog::{BuiltIn, Catalog, Connectors, Declared, ImpliedTables, StreamTable, Watermark};
+pub use as_of::table_of;
+pub use catalog::{
+    AsOfTable, BuiltIn, Catalog, Connectors, Declared, ImpliedTables, LookupConnectors, Reading, StreamTable, Watermark,
+};
 pub use diagnostic::{SourceText, SqlError};
 pub use parser::{Emit, StateHint};
 pub use session_state::session_state;
@@ -299,7 +303,7 @@ impl Planner {
             (Err(_), Some(qualified)) => self.names().plan(qualified).map_err(failed)?,
             (plan, _) => plan.map_err(failed)?,
         };
-        let plan = unnest::beside_rows(plan).map_err(failed)?;
+        let plan = unnest::beside_rows(plan).and_then(as_of::joins).map_err(failed)?;
         // Types are checked now, while the text is at hand; the plan stays as it is, because what `now()` means
         // must be settled before it is analyzed.
         self.state

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod as_of;
 mod cases;
 mod changes;
 mod data;

@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use millstream_core::batch::{PartitionId, Positions, Range};
 use millstream_core::clock::{Clock, SystemClock};
 use millstream_core::format::Format;
-use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable};
+use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable, Versioned};
 use millstream_core::{Error, Result};
 
 use crate::TableSpec;
@@ -48,6 +48,7 @@ use crate::format::avro::AvroRows;
 use columnar::{NumberedRows, Stored};
 use file::Holding;
 use files::{Files, Opened};
+use identity::FileIdentity;
 pub use infer::infer_table;
 use listing::Listing;
 use rows::{CHUNK_ROWS, Rows};
@@ -104,7 +105,27 @@ impl FilesystemTable {
     }
 }
 
+impl Versioned for FilesystemTable {
+    /// The files, by name, size, time and inode: `2 files 00f1e2d3c4b5a697`.
+    fn version(&self) -> Result<String> {
+        let files = self.listing.files()?;
+        if files.is_empty() {
+            return Err(self.listing.nothing_found());
+        }
+        let mut text = String::new();
+        for (id, path) in &files {
+            let seen = FileIdentity::at(path)?;
+            text.push_str(&format!("{id} {seen:?}\n"));
+        }
+        Ok(format!("{} files {:016x}", files.len(), xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
+    }
+}
+
 impl SourceTable for FilesystemTable {
+    fn versioned(&self) -> Option<&dyn Versioned> {
+        Some(self)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }

@@ -259,8 +259,13 @@ impl Stream {
 
     /// Runs a batch; what it stages is neither installed nor discarded.
     pub async fn run(&mut self, inputs: Vec<RecordBatch>, frontier: Option<i64>) -> Vec<RecordBatch> {
-        let batch =
-            BatchContext { batch: BatchId(self.batch + 1), time_us: self.time_us, frontier, inputs: vec![inputs] };
+        let batch = BatchContext {
+            batch: BatchId(self.batch + 1),
+            time_us: self.time_us,
+            frontier,
+            inputs: vec![inputs],
+            ..BatchContext::default()
+        };
         let plan = reset_plan_states(Arc::clone(&self.plan)).unwrap();
         collect(plan, batch.task_context(&self.base)).await.unwrap()
     }
@@ -276,8 +281,13 @@ impl Stream {
         inputs: Vec<RecordBatch>,
         frontier: Option<i64>,
     ) -> datafusion::common::Result<Vec<RecordBatch>> {
-        let batch =
-            BatchContext { batch: BatchId(self.batch + 1), time_us: self.time_us, frontier, inputs: vec![inputs] };
+        let batch = BatchContext {
+            batch: BatchId(self.batch + 1),
+            time_us: self.time_us,
+            frontier,
+            inputs: vec![inputs],
+            ..BatchContext::default()
+        };
         collect(reset_plan_states(Arc::clone(&self.plan))?, batch.task_context(&self.base)).await
     }
 

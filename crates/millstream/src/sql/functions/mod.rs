@@ -49,6 +49,7 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         registry.register_udf(Arc::new(ScalarUDF::from(function)))?;
     }
     registry.register_udf(Arc::new(ScalarUDF::from(ProcessingTime::default())))?;
+    registry.register_udf(Arc::new(ScalarUDF::from(super::as_of::AsOfTime::default())))?;
     json::register(registry)
 }
 

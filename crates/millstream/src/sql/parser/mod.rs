@@ -4,6 +4,7 @@
 //! that every span is a place in the text. Queries go through sqlparser, after `rewrite` has put the few
 //! forms it does not know into forms it does, without moving a token. Nothing here looks at a catalog.
 
+mod as_of;
 mod clauses;
 mod complete;
 mod distinct_from;
@@ -30,6 +31,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::diagnostic::{SourceText, SqlError};
+pub use as_of::{AS_OF, AS_OF_TIME};
 pub use forms::expression as rewrite_expression;
 pub use hints::StateHint;
 pub use qualify::by_alias;

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::{clauses, words};
+use super::{as_of, clauses, words};
 use crate::sql::diagnostic::SqlError;
 
 /// The functions whose first argument is a table.
@@ -34,7 +34,7 @@ pub fn tokens(tokens: &[TokenWithSpan]) -> Result<Vec<TokenWithSpan>, SqlError> 
         }
         kept.push(token.clone());
     }
-    clauses::tokens(&kept)
+    clauses::tokens(&as_of::tokens(&kept)?)
 }
 
 /// Whether the n-th token is `SESSION ( [TABLE] name here BY`.
@@ -68,11 +68,7 @@ fn follows_window_function(tokens: &[TokenWithSpan], n: usize) -> bool {
 
 /// What parses, or fails to parse with no telling words, and has no meaning here yet.
 pub fn refuse_unsupported(tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
-    const FORMS: [(&[&str], &str); 3] = [
-        (
-            &["FOR", "SYSTEM_TIME", "AS", "OF"],
-            "lookup joins (FOR SYSTEM_TIME AS OF) are not supported yet: there is nothing near that works",
-        ),
+    const FORMS: [(&[&str], &str); 2] = [
         (&["MATCH_RECOGNIZE"], "MATCH_RECOGNIZE is not supported yet: there is nothing near that works"),
         (&["TABLESAMPLE"], "TABLESAMPLE gives other rows each time: filter by a hash of a column instead"),
     ];

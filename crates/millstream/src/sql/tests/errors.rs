@@ -127,9 +127,41 @@ fn a_source_that_can_not_be_opened_is_shown_where_it_is_first_read() {
 }
 
 #[test]
+fn a_join_as_of_a_time_that_can_not_be_answered_is_shown_with_what_works() {
+    let joined = |join: &str| fails(&format!("SELECT * FROM payments p {join}"));
+    let error = joined("RIGHT JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
+    assert!(error.starts_with("q.sql:1:37: a RIGHT JOIN FOR SYSTEM_TIME AS OF can't be answered"), "{error}");
+    assert!(error.contains("write JOIN or LEFT JOIN with ON"), "{error}");
+    let error = joined("FULL JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
+    assert!(error.contains("a FULL JOIN FOR SYSTEM_TIME AS OF can't be answered"), "{error}");
+    let error = joined("JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s USING (card)");
+    assert!(error.contains("is joined by its key"), "{error}");
+    let error = fails("SELECT * FROM payments FOR SYSTEM_TIME AS OF paid");
+    assert!(error.starts_with("q.sql:1:24: FOR SYSTEM_TIME AS OF stands behind the name of a table"), "{error}");
+    let error = joined("JOIN (SELECT 1) FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
+    assert!(error.contains("FOR SYSTEM_TIME AS OF stands behind the name of a table"), "{error}");
+    let error = joined("JOIN sums FOR SYSTEM_TIME AS OF p.card AS s ON p.card = s.card");
+    assert!(error.contains("p.card is no event time"), "{error}");
+    let error = joined("JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
+    assert!(error.contains("declare its PRIMARY KEY (..) NOT ENFORCED and WATERMARK"), "{error}");
+    let error = joined("JOIN sums FOR SYSTEM_TIME AS OF PROCTIME() AS s ON p.card > s.card");
+    assert!(error.contains("has no equality between a column of it and the left side"), "{error}");
+    let error = joined("JOIN nothing FOR SYSTEM_TIME AS OF PROCTIME() AS s ON p.card = s.card");
+    assert!(error.starts_with("q.sql:1:31: there is no table 'nothing'"), "{error}");
+    let error = fails(
+        "CREATE VIEW v AS SELECT * FROM sums; SELECT * FROM payments p JOIN v FOR SYSTEM_TIME AS OF PROCTIME() ON p.card = v.card",
+    );
+    assert!(error.contains("'v' is a view, and FOR SYSTEM_TIME AS OF reads a table"), "{error}");
+    let error = fails(
+        "CREATE TABLE v (a VARCHAR, b VARCHAR, ts TIMESTAMP(3), WATERMARK FOR ts AS ts, PRIMARY KEY (a, b) NOT ENFORCED)
+         WITH ('connector' = 'datagen');
+         SELECT * FROM payments p JOIN v FOR SYSTEM_TIME AS OF p.paid ON CAST(p.card AS VARCHAR) = v.a",
+    );
+    assert!(error.contains("the join does not say what b equals: add b = .. to ON"), "{error}");
+}
+
+#[test]
 fn what_flink_has_and_we_have_not_says_so_at_its_place() {
-    let error = fails("SELECT * FROM payments p JOIN sums FOR SYSTEM_TIME AS OF p.paid AS s ON p.card = s.card");
-    assert!(error.starts_with("q.sql:1:36: lookup joins (FOR SYSTEM_TIME AS OF) are not supported yet"), "{error}");
     let error = fails("CREATE FUNCTION shout AS 'org.example.Shout'");
     assert!(error.starts_with("q.sql:1:17: the function 'shout' is not built in"), "{error}");
     let error = fails("INSERT OVERWRITE sums SELECT 1, 2, 3");
