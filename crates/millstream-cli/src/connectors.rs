@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use millstream::core::lookup::LookupTable;
 use millstream::core::sink::{OutputKind, Sink};
 use millstream::core::source::SourceTable;
 use millstream::io::TableSpec;
-use millstream::sql::{BuiltIn, Connectors};
+use millstream::sql::{BuiltIn, Connectors, LookupConnectors};
 use millstream::{Error, Result};
 
 const KAFKA: [&str; 2] = ["kafka", "upsert-kafka"];
@@ -43,7 +44,8 @@ impl Connectors for Installed {
             Home::BuiltIn => BuiltIn.source(table),
             Home::Kafka => kafka_source(table),
             Home::Postgres => Err(Error::config(
-                "PostgreSQL is written to, not read from: read what was exported, or stream its changes through Kafka",
+                "PostgreSQL is written to or looked up, not streamed: join the table FOR SYSTEM_TIME AS OF PROCTIME(), read \
+                 what was exported, or stream its changes through Kafka",
             )),
         }
     }
@@ -58,6 +60,20 @@ impl Connectors for Installed {
             Home::Kafka => kafka_sink(table, query, kind, schema),
             Home::Postgres => millstream_postgres::sink(table, query, kind, schema),
         }
+    }
+
+    fn lookups(&self) -> Option<&dyn LookupConnectors> {
+        Some(self)
+    }
+}
+
+impl LookupConnectors for Installed {
+    fn is_lookup(&self, table: &TableSpec) -> bool {
+        matches!(Home::of(table), Home::Postgres)
+    }
+
+    fn lookup(&self, table: &TableSpec, key: &[String]) -> Result<Arc<dyn LookupTable>> {
+        Ok(Arc::new(millstream_postgres::Lookup::new(table, key)?))
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// `session` and `frame` are what a program uses, `pipeline` what a file of SQL becomes. `batch` is the yardstick and
 /// shares only planning with the stream. `plan` makes from SQL's plans what `runner` runs; `exec` knows neither: an
 /// operator sees rows, windows and weights.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("session", &["frame", "pipeline", "sql", "changelog"]),
     ("frame", &["pipeline", "batch", "plan", "sql", "window"]),
     ("pipeline", &["dropped", "runner", "plan", "sql", "settings"]),

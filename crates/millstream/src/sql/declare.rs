@@ -13,7 +13,7 @@ use millstream_io::{METADATA_KEY, TableSpec, VIRTUAL_KEY};
 use super::catalog::{Catalog, Declared, Watermark};
 use super::diagnostic::{SqlError, did_you_mean};
 use super::names::Names;
-use super::parser::{ColumnKind, CreateTable, WatermarkClause};
+use super::parser::{ColumnKind, CreateTable, Spanned, WatermarkClause};
 use super::window_functions::interval_us;
 use crate::window::{EPOCH_KEY, with_watermark};
 
@@ -78,7 +78,7 @@ pub fn declare(
     let spec = TableSpec {
         name: create.name.value.clone(),
         schema: Arc::new(Schema::new(fields)),
-        options: create.options.iter().map(|(k, v)| (k.node.clone(), v.node.clone())).collect(),
+        options: create.options.iter().map(|(k, v)| (today(create, &k.node), v.node.clone())).collect(),
         partitioned_by: idents(&create.partitioned_by),
         primary_key: idents(&create.primary_key),
         base_dir: catalog.base_dir().to_path_buf(),
@@ -88,6 +88,18 @@ pub fn declare(
         spec.options.with_prefix(prefix);
     }
     Ok(Declared { spec, watermark: event_time, projection })
+}
+
+/// The name of an option; Flink's first options for files had other names.
+fn today(create: &CreateTable, key: &str) -> String {
+    let is_old = |(k, v): &(Spanned<String>, Spanned<String>)| k.node == "connector.type" && v.node == "filesystem";
+    let key = match key {
+        "connector.type" if create.options.iter().any(is_old) => "connector",
+        "connector.path" if create.options.iter().any(is_old) => "path",
+        "format.type" if create.options.iter().any(is_old) => "format",
+        key => key,
+    };
+    key.to_string()
 }
 
 fn dfschema(fields: &[Field]) -> Result<DFSchema, SqlError> {

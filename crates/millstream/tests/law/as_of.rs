@@ -25,9 +25,10 @@ use millstream::sql::{BuiltIn, Connectors, LookupConnectors, PlannedQuery, Plann
 use millstream::state::StateStore;
 use millstream::{Error, Result};
 
-use crate::model::{DELAY_MS, Rows, difference};
-use crate::random::Random;
-use crate::stream::{LIMIT, added_up, batch_answer, run};
+use crate::model::DELAY_MS;
+use crate::yardstick::{
+    Floats, Interruption, LIMIT, Published, Random, Rows, Run, added_up, batch_answer, difference, ran,
+};
 
 /// `v`: changes told as Debezium does, with the time of each in the row; `w`: the same as upserts.
 const TABLES: &str = "
@@ -190,8 +191,8 @@ fn model(query: Asked, left: &[Vec<Left>], right: &[Vec<Change>]) -> Rows {
         // The last of those that are equally late.
         let version = of_key.max_by_key(|change| change.since).and_then(|change| change.row.as_ref());
         match version.filter(|(_, n)| passes(row.n, *n)) {
-            Some((name, _)) => *rows.entry(format!("{} | {name}", row.n)).or_default() += 1,
-            None if outer => *rows.entry(format!("{} | NULL", row.n)).or_default() += 1,
+            Some((name, _)) => *rows.entry(vec![row.n.to_string(), name.clone()]).or_default() += 1,
+            None if outer => *rows.entry(vec![row.n.to_string(), "NULL".to_string()]).or_default() += 1,
             None => {}
         }
     }
@@ -222,26 +223,31 @@ async fn each_row_meets_the_version_of_its_time_however_the_input_is_cut() {
             let right: Vec<Vec<Change>> =
                 right.iter().map(|rows| rows.iter().filter(|c| keep(c)).cloned().collect()).collect();
             let (planner, planned) = plan(sql, files.path());
-            let in_batch = batch_answer(&planner, &planned, false).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+            let in_batch =
+                batch_answer(&planner, &planned, Floats::Exactly).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
             let said = difference(&model(query, &left, &right), &in_batch);
             assert_eq!(said, None, "seed {seed}, in batch: {sql}");
 
             let state = tempfile::tempdir().unwrap();
-            let collected = Arc::new(Mutex::new(vec![]));
+            let published = Published::default();
             let limit = Limit { rows: *random.pick(&[1, 2, 7, LIMIT.rows]), ..LIMIT };
-            let stop_after = random.one_in(2).then(|| random.below(12));
-            if stop_after.is_some() {
-                let stopped = run(&planner, &planned, state.path(), limit, stop_after, &collected).await;
-                stopped.unwrap_or_else(|e| panic!("seed {seed}: {sql}: {e}"));
+            let interruption = match random.below(3) {
+                0 => None,
+                1 => Some(Interruption::Stop { batches: random.below(12) }),
+                _ => Some(Interruption::Kill { batches: random.below(12), steps: random.below(8) }),
+            };
+            let mut late = 0;
+            for interruption in interruption.map(Some).into_iter().chain([None]) {
+                let (planner, planned) = plan(sql, files.path());
+                let mut run = Run::new(&planner, &planned, state.path(), &published);
+                run.config.limit = limit;
+                late = ran(&run, interruption).await.unwrap_or_else(|e| panic!("seed {seed}: {sql}: {e}"));
             }
-            let (planner, planned) = plan(sql, files.path());
-            let late = run(&planner, &planned, state.path(), limit, None, &collected).await;
-            let late = late.unwrap_or_else(|e| panic!("seed {seed}: {sql}: {e}"));
             let (timely_left, late_left) = timely(&left, |row| row.ts);
             let (timely_right, late_right) = timely(&right, |change| change.since);
-            let case = format!("seed {seed}, {} rows, stop {stop_after:?}: {sql}", limit.rows);
+            let case = format!("seed {seed}, {} rows, {interruption:?}: {sql}", limit.rows);
             let expected = model(query, &timely_left, &timely_right);
-            assert_eq!(difference(&expected, &added_up(&collected, false).unwrap()), None, "{case}");
+            assert_eq!(difference(&expected, &added_up(&published, Floats::Exactly).unwrap()), None, "{case}");
             assert_eq!(late, (late_left.len() + late_right.len()) as u64, "late rows, {case}");
         }
     }
@@ -259,7 +265,7 @@ async fn a_window_over_versions_closes_with_the_rows_that_waited() {
             (SELECT l.ts AS ts, v.name AS name FROM l JOIN v FOR SYSTEM_TIME AS OF l.ts ON l.id = v.id), DESCRIPTOR(ts),
             INTERVAL '10' SECOND) GROUP BY name, window_start, window_end";
     let (planner, planned) = plan(sql, files.path());
-    let expected = batch_answer(&planner, &planned, false).await.unwrap();
+    let expected = batch_answer(&planner, &planned, Floats::Exactly).await.unwrap();
     assert!(expected.len() > 10, "{expected:?}");
     let compiled = compile(planned.plan.clone(), emit_mode(planned.emit), planner.state()).await;
     let compiled = compiled.map_err(|r| r.at(&planned)).unwrap();
@@ -268,9 +274,11 @@ async fn a_window_over_versions_closes_with_the_rows_that_waited() {
     assert!(state.contains("as of l.ts: the rows of both sides that the watermark has not passed"), "{state}");
     for rows in [1, 13, LIMIT.rows] {
         let state = tempfile::tempdir().unwrap();
-        let collected = Arc::new(Mutex::new(vec![]));
-        run(&planner, &planned, state.path(), Limit { rows, ..LIMIT }, None, &collected).await.unwrap();
-        assert_eq!(difference(&expected, &added_up(&collected, false).unwrap()), None, "{rows} rows a batch");
+        let published = Published::default();
+        let mut run = Run::new(&planner, &planned, state.path(), &published);
+        run.config.limit = Limit { rows, ..LIMIT };
+        ran(&run, None).await.unwrap();
+        assert_eq!(difference(&expected, &added_up(&published, Floats::Exactly).unwrap()), None, "{rows} rows a batch");
     }
 }
 

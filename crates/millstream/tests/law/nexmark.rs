@@ -316,3 +316,37 @@ async fn published(files: &std::path::Path, number: u32) -> Result<usize, String
     }
     Ok(expected.len())
 }
+
+/// The published query 13, in its own words but for the options of the table, which are today's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bids_with_a_side_input_stream_to_the_batch_answer() {
+    let base = tempfile::tempdir().unwrap();
+    let side: String = (0..10_000).step_by(3).map(|n| format!("{n},value {n}\n")).collect();
+    std::fs::write(base.path().join("side_input.txt"), side).unwrap();
+    let sql = "
+        CREATE TABLE side_input (key BIGINT, `value` VARCHAR)
+        WITH ('connector' = 'filesystem', 'path' = 'side_input.txt', 'format' = 'csv');
+        SELECT B.auction, B.bidder, B.price, B.`dateTime`, S.`value`
+        FROM (SELECT *, PROCTIME() as p_time FROM bid) B
+        JOIN side_input FOR SYSTEM_TIME AS OF B.p_time AS S ON mod(B.auction, 10000) = S.key";
+    let plan = || {
+        let mut planner = Planner::new(Arc::new(BuiltIn), base.path()).unwrap();
+        let planned = planner.plan("q13", &format!("{EVENTS}{sql};")).unwrap().queries.pop().unwrap();
+        (planner, planned)
+    };
+    let (planner, planned) = plan();
+    let expected = batch_answer(&planner, &planned, Floats::Exactly).await.unwrap();
+    assert!(expected.len() > 500, "{} rows", expected.len());
+    let kill = Interruption::Kill { batches: 3, steps: 7 };
+    for (rows, interruptions) in [(LIMIT.rows, vec![None]), (450, vec![Some(kill), None])] {
+        let (dir, published) = (tempfile::tempdir().unwrap(), Published::default());
+        for interruption in interruptions {
+            let (planner, planned) = plan();
+            let mut run = Run::new(&planner, &planned, dir.path(), &published);
+            run.config.limit = Limit { rows, ..LIMIT };
+            ran(&run, interruption).await.unwrap();
+        }
+        let found = added_up(&published, Floats::Exactly).unwrap();
+        assert_eq!(difference(&expected, &found), None, "{rows} rows a batch");
+    }
+}
