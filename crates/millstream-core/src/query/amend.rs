@@ -91,7 +91,9 @@ impl Run {
         answers: Option<&Answers>,
         whole: Error,
     ) -> Result<(Dropped, String)> {
-        if let Some(failed) = self.fails(intent, left_out, Probe { rows: u64::MAX, time: ProbeTime::Before }, answers).await? {
+        if let Some(failed) =
+            self.fails(intent, left_out, Probe { rows: u64::MAX, time: ProbeTime::Before }, answers).await?
+        {
             return self.shortest(intent, left_out, Search { good, time: ProbeTime::Before, failed, answers }).await;
         }
         if self.fails(intent, left_out, Probe { rows: 0, time: ProbeTime::After }, answers).await?.is_some() {

@@ -138,8 +138,9 @@ async fn uninterrupted(case: RunnerCase<Box<dyn Runner>>, limit: Limit) -> Resul
         if !worth_running(&intent, &timeline) {
             break;
         }
-        let outcome =
-            runner.run(Task { intent: &intent, timeline: &timeline, left_out: &[], probe: None, answers: None }).await?;
+        let outcome = runner
+            .run(Task { intent: &intent, timeline: &timeline, left_out: &[], probe: None, answers: None })
+            .await?;
         runner.install();
         let before = timeline.clone();
         timeline.advance(&intent, &outcome.watermarks);

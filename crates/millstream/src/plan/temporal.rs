@@ -110,6 +110,7 @@ pub fn in_batch(node: &TemporalJoin) -> Result<LogicalPlan> {
         Refusal::Construct { reason, instead, .. } => {
             millstream_core::Error::query(format!("{reason}; {instead}")).into_plan()
         }
+        Refusal::Hint { message, .. } => millstream_core::Error::query(message).into_plan(),
         Refusal::Source(error) => error.into_plan(),
         Refusal::Bug(message) => millstream_core::Error::bug(message).into_plan(),
     };

@@ -78,5 +78,5 @@ fn without_old_images(chunk: Chunk, weight: Option<usize>) -> Result<Chunk> {
     let keep: Vec<bool> = of_rows.map(|row| !is_old(row)).collect();
     let places = chunk.places.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(place, _)| *place).collect();
     let rows = filter_record_batch(&chunk.rows, &BooleanArray::from(keep))?;
-    Ok(Chunk { rows, places, rejected: chunk.rejected })
+    Ok(Chunk { rows, places, rejected: chunk.rejected, raw: chunk.raw })
 }

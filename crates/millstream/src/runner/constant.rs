@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use millstream_core::Result;
 use millstream_core::batch::{Positions, Range};
-use millstream_core::source::{Boundedness, ChunkStream, Limit, Offer, Source};
+use millstream_core::source::{Boundedness, ChunkStream, Limit, Offer, Source, SourceTable};
 
 use super::Input;
 use super::edge::Edge;
@@ -39,10 +39,20 @@ impl Source for Constant {
     }
 }
 
+impl SourceTable for Constant {
+    fn schema(&self) -> SchemaRef {
+        Arc::new(Schema::empty())
+    }
+
+    fn source(&self, _projection: &[usize]) -> Result<Arc<dyn Source>> {
+        Ok(Arc::new(Self))
+    }
+}
+
 impl Input {
     /// The input of a query over constants only.
     pub fn constant() -> Self {
         let edge = Edge { source: NAME.to_string(), event_time: None, bound: LateBound::default(), ahead_us_max: 0 };
-        Self { source: Arc::new(Constant), edge, scans: vec![], idle_timeout: None }
+        Self { table: Arc::new(Constant), source: Arc::new(Constant), edge, scans: vec![], idle_timeout: None }
     }
 }
