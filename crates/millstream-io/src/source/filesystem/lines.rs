@@ -61,6 +61,9 @@ impl LineReader {
 
     /// Passes over whole lines, up to this position; whether it could.
     pub(super) fn advance_to(&mut self, to: Position) -> Result<bool> {
+        if to.offset == self.at.offset {
+            return Ok(true);
+        }
         let ahead = to.offset.checked_sub(self.at.offset).filter(|_| self.held.is_empty() && self.dropped.is_none());
         let Some(bytes) = ahead else { return Ok(false) };
         self.input.skip(bytes)?;
@@ -153,4 +156,27 @@ impl LineReader {
 fn offset_of(index: usize) -> u32 {
     // A segment is at most a line's maximum and a read long.
     u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_goes_on_in_the_middle_of_a_packed_file_without_being_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gz");
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        (0..300_000).for_each(|i| writeln!(packed, "line {i}").unwrap());
+        std::fs::write(&path, packed.finish().unwrap()).unwrap();
+        let mut reader = LineReader::open(&path, Position::default()).unwrap();
+        let mut segments = 0;
+        while reader.next(u64::MAX, LastLine::Counts).unwrap().is_some() {
+            segments += 1;
+            assert!(reader.advance_to(reader.position()).unwrap(), "after segment {segments}");
+        }
+        assert!(segments > 2);
+    }
 }
