@@ -86,6 +86,9 @@ pub struct Position {
 /// How far each partition of one source was read. A partition that is not in the map was not begun.
 pub type Positions = BTreeMap<PartitionId, Position>;
 
+/// The stamp of the last range that was read of each partition of one source, where it has one.
+pub type Stamps = BTreeMap<PartitionId, String>;
+
 /// The rows of one partition that belong to a batch: from `start`, up to but without `end`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {

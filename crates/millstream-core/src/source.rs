@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::Stream;
 
-use crate::batch::{PartitionId, Place, Positions, Range};
+use crate::batch::{PartitionId, Place, Positions, Range, Stamps};
 use crate::error::Result;
 
 /// Whether a source ends.
@@ -92,6 +92,14 @@ pub trait SourceTable: Send + Sync + Debug {
     /// [`crate::ErrorKind::Config`] or [`crate::ErrorKind::Input`] where the source can't be read.
     fn source(&self, projection: &[usize]) -> Result<Arc<dyn Source>>;
 
+    /// The same for a job that reads everything at once: a source that gives so many rows a second does not wait.
+    ///
+    /// # Errors
+    /// As [`SourceTable::source`].
+    fn source_at_once(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
+        self.source(projection)
+    }
+
     /// The power to tell one content of the table from another; `None` where it has one content only.
     fn versioned(&self) -> Option<&dyn Versioned> {
         None
@@ -132,6 +140,13 @@ pub trait Source: Send + Sync + Debug {
 
     /// The rows of a range.
     async fn open(&self, range: &Range) -> Result<ChunkStream>;
+
+    /// A query goes on at these positions. Told once, before the first offer, with the stamp of the last range that was
+    /// read of each partition and ends there: what an offer finds must be what that range was read from, or the offer
+    /// answers [`crate::ErrorKind::Input`].
+    fn resume(&self, at: &Positions, stamps: &Stamps) {
+        let _ = (at, stamps);
+    }
 
     /// Resolves when `offer` may have more than it had the last time. It may resolve for nothing.
     async fn ready(&self) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Account, Amend, BatchId, Commit, Intent};
-use crate::query::intend::SourcePositions;
+use crate::query::intend::{SourcePositions, SourceStamps};
 use crate::watermark::Timeline;
 
 /// Who a query is.
@@ -83,6 +83,9 @@ pub struct Checkpoint {
     pub manifest: Option<String>,
     /// How far each source was read.
     pub positions: SourcePositions,
+    /// What the sources recorded of the partitions when they were last read.
+    #[serde(default, skip_serializing_if = "SourceStamps::is_empty")]
+    pub stamps: SourceStamps,
     /// The event time.
     pub timeline: Timeline,
     /// The account since the first batch, per source.

@@ -91,6 +91,7 @@ impl Run {
             time_us: self.clock.now_us(),
             manifest: None,
             positions: known.positions.clone(),
+            stamps: known.stamps.clone(),
             timeline: known.timeline.clone(),
             totals: known.totals.clone(),
             rows_out: known.rows_out,

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batch::{BatchId, Intent, PartitionId, Positions, SourceIntent};
+use crate::batch::{BatchId, Intent, PartitionId, Positions, SourceIntent, Stamps};
 use crate::error::{Error, Result};
 use crate::source::{Limit, Offer};
 use crate::watermark::{PartitionStatus, Timeline};
 
 /// How far each source was read, by its name in the query.
 pub type SourcePositions = BTreeMap<String, Positions>;
+
+/// What was recorded of the partitions of each source when they were last read, by its name in the query.
+pub type SourceStamps = BTreeMap<String, Stamps>;
 
 /// What one source has for the next batch.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +81,16 @@ pub fn advance(positions: &mut SourcePositions, intent: &Intent) {
         let positions = positions.entry(part.source.clone()).or_default();
         for range in &part.ranges {
             positions.insert(range.partition.clone(), range.end);
+        }
+    }
+}
+
+/// Takes in what was recorded of the partitions of a batch.
+pub(super) fn remember(stamps: &mut SourceStamps, intent: &Intent) {
+    for part in &intent.sources {
+        for range in part.ranges.iter().filter(|range| !range.stamp.is_empty()) {
+            let stamps = stamps.entry(part.source.clone()).or_default();
+            stamps.insert(range.partition.clone(), range.stamp.clone());
         }
     }
 }

@@ -122,8 +122,8 @@ impl Run {
                 )));
             }
         }
-        let Checkpoint { batch, timeline, positions, totals, rows_out, published, .. } = checkpoint.clone();
-        self.known = Known { batch, timeline, positions, totals, rows_out, published };
+        let Checkpoint { batch, timeline, positions, stamps, totals, rows_out, published, .. } = checkpoint.clone();
+        self.known = Known { batch, timeline, positions, stamps, totals, rows_out, published };
         Ok(())
     }
 

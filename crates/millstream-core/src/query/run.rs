@@ -15,7 +15,7 @@ use crate::watermark::Timeline;
 use super::QuerySource;
 use super::checkpoint::Checkpoints;
 use super::config::QueryConfig;
-use super::intend::{SourcePositions, advance};
+use super::intend::{SourcePositions, SourceStamps, advance, remember};
 use super::progress::{Board, Phases, Progress, QueryState};
 use super::retry::Stop;
 use super::trigger::Pace;
@@ -45,6 +45,7 @@ pub(super) struct Known {
     pub(super) batch: BatchId,
     pub(super) timeline: Timeline,
     pub(super) positions: SourcePositions,
+    pub(super) stamps: SourceStamps,
     pub(super) totals: Vec<Account>,
     pub(super) rows_out: u64,
     /// The last batch that the sink was given.
@@ -69,6 +70,7 @@ pub(super) struct Marks {
 impl Run {
     pub(super) async fn run_to_end(mut self, history: Option<History>) -> Result<()> {
         self.recover(history).await?;
+        self.resume_sources();
         while let Some(intent) = self.next_intent().await? {
             let intended_us = self.clock.now_us();
 
@@ -101,6 +103,16 @@ impl Run {
         self.finish().await
     }
 
+    /// Tells the sources where they go on, and what was read last.
+    fn resume_sources(&self) {
+        let (positions, stamps) = (&self.known.positions, &self.known.stamps);
+        for source in &self.sources {
+            if let (Some(at), Some(stamps)) = (positions.get(&source.name), stamps.get(&source.name)) {
+                source.source.resume(at, stamps);
+            }
+        }
+    }
+
     /// Installs what was staged, and takes the batch into what is known.
     fn commit(&mut self, intent: &Intent, ran: Ran, marks: Marks) -> Result<()> {
         let Ran { outcome, digest, .. } = ran;
@@ -121,6 +133,7 @@ impl Run {
         known.batch = intent.batch;
         known.timeline.advance(intent, &commit.watermarks);
         advance(&mut known.positions, intent);
+        remember(&mut known.stamps, intent);
         add(&mut known.totals, &commit.account);
         known.rows_out += commit.rows_out;
     }

@@ -9,7 +9,7 @@ use millstream_core::{Error, Result};
 
 use super::columnar::{Numbered, RowFile, Stored};
 use super::cursor::Cursor;
-use super::identity::FileIdentity;
+use super::identity::{FileIdentity, Mark, Stamp};
 use super::input::Packing;
 use super::lines::LastLine;
 use super::text::{Extent, TextFile};
@@ -32,11 +32,25 @@ pub(super) struct OneFile {
     /// It is another one than it was when it was begun.
     replaced: bool,
     gone: bool,
+    /// What was read before the position, where that is known.
+    known: Option<Read>,
+    /// What will have been read where the last offer is taken.
+    offered: Option<Read>,
+    /// Where, and as the file system then described it, the file was last found to hold what is known.
+    verified: Option<(u64, FileIdentity)>,
     /// When its position last moved, in offers.
     pub moved: u64,
     /// Where it was read up to at the last offer.
     pub last: Position,
     content: Content,
+}
+
+/// What stands for the part of a file that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Read {
+    /// Up to this offset, which counts as the positions do.
+    at: u64,
+    pub mark: Mark,
 }
 
 #[derive(Debug)]
@@ -64,15 +78,17 @@ impl Content {
 impl OneFile {
     pub(super) fn new(path: PathBuf, seen: FileIdentity, holding: Holding, followed: bool) -> Result<Self> {
         let content = Content::new(holding);
-        let (packing, moved, last) = Default::default();
-        let mut file = Self { path, followed, packing, seen, replaced: false, gone: false, moved, last, content };
+        let (packing, moved, last, known, offered) = Default::default();
+        let (replaced, gone, verified) = Default::default();
+        let mut file =
+            Self { path, followed, packing, seen, replaced, gone, known, offered, verified, moved, last, content };
         file.look(seen)?;
         Ok(file)
     }
 
     /// The file was found so.
     pub(super) fn look(&mut self, seen: FileIdentity) -> Result<()> {
-        let another = self.seen.node != seen.node || (self.is_whole() && self.seen != seen);
+        let another = if self.is_whole() { self.is_another_whole(seen)? } else { self.seen.node != seen.node };
         if self.gone || another {
             self.replaced |= another;
             self.gone = false;
@@ -87,6 +103,16 @@ impl OneFile {
         Ok(())
     }
 
+    /// A file that is read once is the same as long as its content is: it may be touched, or copied to its place again.
+    fn is_another_whole(&self, seen: FileIdentity) -> Result<bool> {
+        let begun = self.offered.or(self.known);
+        Ok(self.seen != seen
+            && match begun {
+                Some(begun) => begun.mark.until != seen.size || !begun.mark.holds(&self.path)?,
+                None => true,
+            })
+    }
+
     /// The file was not found.
     pub(super) fn miss(&mut self) {
         self.gone = true;
@@ -94,6 +120,49 @@ impl OneFile {
 
     pub(super) fn seen(&self) -> FileIdentity {
         self.seen
+    }
+
+    /// What was read before the position, where that is known.
+    pub(super) fn known(&self) -> Option<Read> {
+        self.known
+    }
+
+    /// The query goes on at this position; so the range was recorded that ends there.
+    pub(super) fn resume(&mut self, at: Position, stamp: &Stamp) {
+        self.known = stamp.mark.map(|mark| Read { at: at.offset, mark });
+    }
+
+    /// What is recorded of a range that was taken.
+    pub(super) fn stamp(&mut self, id: &PartitionId, cursor: &Cursor) -> Result<Stamp> {
+        // IMPORTANT: what was taken is marked first and what lies before it compared then, so that a file that was
+        // rewritten before the mark was read is found out.
+        let until = if self.is_whole() { self.seen.size } else { cursor.at.offset };
+        let Some(mark) = Mark::of(&self.path, until)? else {
+            return Err(unlike(id, "was shrunk while it was read", cursor.start));
+        };
+        self.verify(id, cursor.start)?;
+        self.offered = Some(Read { at: cursor.at.offset, mark });
+        Ok(Stamp::new(self.seen, self.hash(cursor), mark))
+    }
+
+    /// The file holds what was read of it up to this position.
+    fn verify(&mut self, id: &PartitionId, at: Position) -> Result<()> {
+        let whole = self.is_whole();
+        match self.known {
+            _ if at.offset == 0 => return Ok(()),
+            Some(known) if (whole && known.mark.until != self.seen.size) || !known.mark.holds(&self.path)? => {
+                self.content = Content::new(self.content.holding());
+                return Err(unlike(id, "was rewritten", at));
+            }
+            Some(_) => {}
+            // What is recorded of older versions, or by hand: what is there is taken for it.
+            None => {
+                let until = if whole { self.seen.size } else { at.offset };
+                self.known = Mark::of(&self.path, until)?.map(|mark| Read { at: at.offset, mark });
+            }
+        }
+        self.verified = Some((at.offset, self.seen));
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -183,6 +252,10 @@ impl OneFile {
 
     /// The file is still the one that was read up to this position.
     pub(super) fn check(&mut self, id: &PartitionId, at: Position) -> Result<()> {
+        if let Some(taken) = self.offered.take_if(|offered| offered.at == at.offset) {
+            self.known = Some(taken);
+        }
+        self.known.take_if(|known| known.at != at.offset);
         if at.offset == 0 {
             self.replaced = false;
             return Ok(());
@@ -193,15 +266,17 @@ impl OneFile {
             "was replaced by another one of the same name"
         } else if !self.is_whole() && at.offset > self.seen.size {
             "was shrunk"
+        } else if !self.gone
+            && self.verified != Some((at.offset, self.seen))
+            && (self.is_whole() || self.is_read_up_to(at))
+        {
+            // What grows and is read on is verified once it was read.
+            return self.verify(id, at);
         } else {
             return Ok(());
         };
-        Err(Error::input(format!(
-            "the file '{id}' {what}: it was read up to byte {} and is now {} bytes. Put it back as it was, or start \
-             the query anew with another state directory; a file that is read while it grows must only be appended to",
-            at.offset,
-            if self.gone { 0 } else { self.seen.size }
-        )))
+        let size = if self.gone { 0 } else { self.seen.size };
+        Err(unlike(id, &format!("{what} (it is now {size} bytes)"), at))
     }
 
     /// It is read once, and never grows.
@@ -226,6 +301,15 @@ impl OneFile {
         let last = if self.followed && !self.is_whole() { LastLine::Waits } else { LastLine::Counts };
         Reach { until: if self.is_whole() { u64::MAX } else { self.seen.size }, last }
     }
+}
+
+fn unlike(id: &PartitionId, what: &str, at: Position) -> Error {
+    Error::input(format!(
+        "the file '{id}' {what}, after it was read up to byte {}. Put it back as it was, or start the query anew with \
+         another state directory; a file that is read while it grows must only be appended to, and one that is full \
+         keeps its name",
+        at.offset
+    ))
 }
 
 /// How far the lines of a file can be read.

@@ -1,10 +1,10 @@
 //! All files of a source: what is there, and whose turn it is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use millstream_core::batch::{PartitionId, Position, Positions, Range};
+use millstream_core::batch::{PartitionId, Position, Positions, Range, Stamps};
 use millstream_core::source::{Limit, Offer};
 use millstream_core::{Error, Result};
 
@@ -14,7 +14,7 @@ use super::file::{Holding, OneFile};
 use super::identity::{FileIdentity, Stamp};
 use super::input::Packing;
 use super::lines::LineReader;
-use super::listing::Listing;
+use super::listing::{Listing, plain};
 use super::rows::RangeLines;
 
 /// So many files are read from in one offer.
@@ -39,6 +39,8 @@ pub(super) struct Files {
     shared: Option<(Limit, u64)>,
     /// Readers that were left at the end of a range, for whoever opens the next one.
     spare: BTreeMap<PartitionId, LineReader>,
+    /// What was recorded of the partitions that a query went on with, and that were not found yet.
+    resumed: BTreeMap<PartitionId, Stamp>,
 }
 
 /// A range that is being opened.
@@ -55,8 +57,14 @@ struct Serving {
 
 impl Files {
     pub(super) fn new(listing: Listing, holding: Holding, followed: bool) -> Self {
-        let (partitions, spare) = Default::default();
-        Self { listing, holding, followed, in_order: false, listed: false, partitions, offers: 0, shared: None, spare }
+        let (in_order, listed, partitions, offers, shared, spare, resumed) = Default::default();
+        Self { listing, holding, followed, in_order, listed, partitions, offers, shared, spare, resumed }
+    }
+
+    /// A query goes on; so the ranges were recorded that ended last.
+    pub(super) fn resume(&mut self, stamps: &Stamps) {
+        // What a stamp does not say can't be compared.
+        self.resumed = stamps.iter().filter_map(|(id, stamp)| Some((id.clone(), stamp.parse().ok()?))).collect();
     }
 
     /// Each file is read to its end before the next one is, in the order of their names.
@@ -80,6 +88,7 @@ impl Files {
             self.listed = true;
         } else if self.followed {
             for path in changed.into_iter().flatten() {
+                let path = plain(&path);
                 self.look_at(self.listing.name_of(&path), path)?;
             }
         }
@@ -118,11 +127,15 @@ impl Files {
                 moved = true;
             }
             kept += file.trim(at);
+            if let Some(stamp) = self.resumed.remove(id) {
+                file.resume(at, &stamp);
+            }
             file.check(id, at)?;
             if file.has_more(at) {
                 waiting.push((file.moved, id.clone(), at));
             }
         }
+        self.refuse_renamed(from, &waiting)?;
         if self.followed && !self.in_order && waiting.len() > SERVED_MAX {
             // Who was served longest ago comes first, so that each gets its turn.
             waiting.sort_by_key(|(moved, ..)| *moved);
@@ -134,7 +147,32 @@ impl Files {
         }
         let waiting = waiting.into_iter().map(|(_, id, at)| (id, at)).collect();
         let (serving, more) = self.serve(waiting, limit, &mut kept)?;
-        Ok((self.describe(from, serving), more))
+        Ok((self.describe(from, serving)?, more))
+    }
+
+    /// No file that was read in part or whole is read again because it got another name.
+    fn refuse_renamed(&self, from: &Positions, waiting: &[(u64, PartitionId, Position)]) -> Result<()> {
+        let fresh = waiting.iter().filter(|(.., at)| at.offset == 0 && self.followed);
+        let mut fresh = fresh.filter_map(|(_, id, _)| self.partitions.get_key_value(id)).peekable();
+        if fresh.peek().is_none() {
+            return Ok(());
+        }
+        let begun = |id: &PartitionId| from.get(id).is_some_and(|at| at.offset > 0);
+        let here = self.partitions.iter().filter(|(id, _)| begun(id));
+        let here = here.filter_map(|(id, file)| Some((file.seen().lasting(), (id, file.known()?.mark))));
+        let before = self.resumed.iter().filter(|(id, _)| begun(id));
+        let before = before.filter_map(|(id, stamp)| Some((stamp.node?, (id, stamp.mark?))));
+        let known: HashMap<_, _> = before.chain(here).collect();
+        for (id, file) in fresh {
+            let Some((name, mark)) = known.get(&file.seen().lasting()) else { continue };
+            let path = self.listing.path_of(name);
+            // Two names of one file are two partitions.
+            let still_there = FileIdentity::at(&path)?.is_some_and(|there| there.node == file.seen().node);
+            if !still_there && mark.holds(file.path())? {
+                return Err(renamed(name, id));
+            }
+        }
+        Ok(())
     }
 
     /// Takes rows of up to [`SERVED_MAX`] files: of each its share, then what is left over.
@@ -207,14 +245,14 @@ impl Files {
         }
     }
 
-    fn describe(&mut self, from: &Positions, serving: Vec<Serving>) -> Offer {
+    fn describe(&mut self, from: &Positions, serving: Vec<Serving>) -> Result<Offer> {
         let mut offer = Offer { closed: !self.followed, lag: Some(0), ..Offer::default() };
         let mut serving: BTreeMap<_, _> = serving.into_iter().map(|s| (s.id, s.cursor)).collect();
         for (id, file) in &mut self.partitions {
             let mut at = from.get(id).copied().unwrap_or_default();
             if let Some(cursor) = serving.remove(id) {
                 at = cursor.at;
-                let stamp = Stamp::new(file.seen(), file.hash(&cursor)).to_string();
+                let stamp = file.stamp(id, &cursor)?.to_string();
                 offer.ranges.push(Range { partition: id.clone(), start: cursor.start, end: at, stamp, lost: 0 });
             }
             if !from.contains_key(id) {
@@ -229,7 +267,7 @@ impl Files {
         }
         // What has vanished holds nothing more; nobody should wait for it.
         offer.finished.extend(from.keys().filter(|id| !self.partitions.contains_key(*id)).cloned());
-        offer
+        Ok(offer)
     }
 
     /// What a range is read from.
@@ -265,5 +303,12 @@ fn vanished(id: &PartitionId) -> Error {
     Error::input(format!(
         "the file '{id}' was begun, but is not there any more: put it back, or start the query anew with another \
          state directory"
+    ))
+}
+
+fn renamed(before: &PartitionId, now: &PartitionId) -> Error {
+    Error::input(format!(
+        "the file '{before}' was read and is now called '{now}': its rows would be read again. Rename it back, or move it \
+         out of what the table reads; a log that is rotated is followed by its own name, not with what it was"
     ))
 }

@@ -61,13 +61,17 @@ fn columns(options: &Options, files: &BTreeMap<PartitionId, PathBuf>) -> Result<
     for (n, path) in files.values().take(FILES_SAMPLED).enumerate() {
         let mut reader = LineReader::open(path, Position::default())?;
         let Some(segment) = reader.next(u64::MAX, LastLine::Counts)? else { continue };
-        let rows = (0..segment.lines()).filter(|line| segment.row(*line).is_some_and(|row| row.too_long.is_none()));
+        let says_something = |line: &usize| {
+            let line = segment.row(*line);
+            line.too_long.is_none() && !line.bytes.trim_ascii().is_empty()
+        };
+        let rows = (0..segment.lines()).filter(says_something);
         // The header counts once.
         let headers = usize::from(header && n > 0);
         lines.extend(rows.take(LINES_SAMPLED).skip(headers).map(|line| (sample.len(), line)));
         sample.push(segment);
     }
-    let record = |(segment, line): &(usize, usize)| Some(sample.get(*segment)?.row(*line)?.bytes);
+    let record = |(segment, line): &(usize, usize)| Some(sample.get(*segment)?.row(*line).bytes);
     crate::format::infer(options, lines.iter().filter_map(record))
 }
 

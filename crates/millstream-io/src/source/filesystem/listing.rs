@@ -75,7 +75,15 @@ impl Listing {
             ListingKind::Glob { pattern, .. } => {
                 let entries = glob::glob_with(pattern.as_str(), glob_options())
                     .map_err(|e| Error::config(format!("'{pattern}' is no glob")).caused_by(e))?;
-                found.extend(entries.filter_map(|entry| entry.ok()).map(|p| plain(&p)).filter(|p| p.is_file()));
+                for entry in entries {
+                    let path = match entry {
+                        Ok(path) => plain(&path),
+                        // It went while the list was made.
+                        Err(e) if e.error().kind() == std::io::ErrorKind::NotFound => continue,
+                        Err(e) => return Err(io_error(&e.path().to_path_buf(), "listed", e.into())),
+                    };
+                    found.extend(Some(path).filter(|p| p.is_file()));
+                }
             }
         }
         Ok(found.into_iter().map(|path| (self.name_of(&path), path)).collect())
@@ -117,7 +125,7 @@ impl Listing {
 }
 
 /// The path without `.` components.
-fn plain(path: &Path) -> PathBuf {
+pub(super) fn plain(path: &Path) -> PathBuf {
     path.components().filter(|c| !matches!(c, Component::CurDir)).collect()
 }
 

@@ -1,8 +1,9 @@
 //! Files as a source: one partition a file, a position is a byte of its unpacked content and a line number.
 //!
 //! `path` is a file, a directory (the files below it, sorted; names that begin with `.` or `_` are passed
-//! over; one that is not there yet is written with a `/` at its end) or a glob. Text (NDJSON, CSV) is read line by line; a line is a record, so a quoted CSV field can't
-//! hold a line end. Empty lines are no rows, but count as lines. Gzip and zstd are told by their first bytes.
+//! over; one that is not there yet is written with a `/` at its end) or a glob. Text (NDJSON, CSV) is read line by
+//! line; a line is a record, so a quoted CSV field can't hold a line end. Whether an empty line is a row, the format
+//! decides: it is none in JSON, and in CSV of several columns. Gzip and zstd are told by their first bytes.
 //!
 //! A source is bounded, and then all its files and their sizes are known from the first offer, or it follows
 //! (`source.monitor-interval`): files may appear, and plain text files may grow. A growing file is read up
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use millstream_core::batch::{PartitionId, Positions, Range};
+use millstream_core::batch::{PartitionId, Positions, Range, Stamps};
 use millstream_core::clock::{Clock, SystemClock};
 use millstream_core::format::Format;
 use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable, Versioned};
@@ -226,6 +227,10 @@ impl Source for FilesystemSource {
         Ok(Box::pin(futures::stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next()?.map(|chunk| (chunk, reading)))
         })))
+    }
+
+    fn resume(&self, _at: &Positions, stamps: &Stamps) {
+        locked(&self.files).resume(stamps);
     }
 
     async fn ready(&self) {

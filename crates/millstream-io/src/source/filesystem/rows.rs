@@ -163,9 +163,8 @@ impl Rows {
             };
             lines.0.push(stretch.segment.clone());
             while stretch.next < stretch.end && rows < CHUNK_ROWS {
-                let row = stretch.segment.row(stretch.next);
+                let line = stretch.segment.row(stretch.next);
                 stretch.next += 1;
-                let Some(line) = row else { continue };
                 rows += 1;
                 match line.too_long {
                     Some(length) => too_long.push(reject(line, length)),

@@ -20,8 +20,6 @@ pub(super) struct Segment {
     bytes: Vec<u8>,
     /// Where each line ends in `bytes`, its line end included.
     ends: Vec<u32>,
-    /// Lines that are no rows.
-    blanks: usize,
     /// The length of the one line, its end included, where it is too long.
     too_long: Option<u64>,
 }
@@ -30,7 +28,6 @@ pub(super) struct Segment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fit {
     pub lines: usize,
-    pub rows: u64,
     pub bytes: u64,
 }
 
@@ -46,15 +43,13 @@ pub(super) struct Line<'a> {
 impl Segment {
     /// The lines in `bytes`, which end where `ends` says.
     pub(super) fn new(start: Position, bytes: Vec<u8>, ends: Vec<u32>) -> Self {
-        let mut segment = Self { start, bytes, ends, blanks: 0, too_long: None };
-        segment.blanks = (0..segment.lines()).filter(|i| segment.is_blank(*i)).count();
-        segment
+        Self { start, bytes, ends, too_long: None }
     }
 
     /// A single line that is too long, of which only the beginning is kept.
     pub(super) fn too_long(start: Position, beginning: Vec<u8>, length: u64) -> Self {
         let end = u32::try_from(beginning.len()).unwrap_or(u32::MAX);
-        Self { start, bytes: beginning, ends: vec![end], blanks: 0, too_long: Some(length) }
+        Self { start, bytes: beginning, ends: vec![end], too_long: Some(length) }
     }
 
     pub(super) fn start(&self) -> Position {
@@ -96,13 +91,11 @@ impl Segment {
         self.ends.binary_search(&end).ok().map(|i| i + 1)
     }
 
-    /// A line, or `None` where it is blank and so no row.
-    pub(super) fn row(&self, line: usize) -> Option<Line<'_>> {
-        let text = self.text(line);
+    /// A line. Whether it is a row, its format knows.
+    pub(super) fn row(&self, line: usize) -> Line<'_> {
         let position = self.position(line);
         let place = Place { offset: position.offset, row: position.row };
-        let blank = self.blanks > 0 && text.iter().all(u8::is_ascii_whitespace);
-        (!blank).then_some(Line { place, bytes: text, too_long: self.too_long })
+        Line { place, bytes: self.text(line), too_long: self.too_long }
     }
 
     /// How many lines, from this one on, hold at most so many rows and bytes.
@@ -110,25 +103,18 @@ impl Segment {
         let begin = self.begin(from) as u64;
         if let Some(length) = self.too_long {
             let fits = from == 0 && rows > 0 && length <= bytes;
-            return if fits { Fit { lines: 1, rows: 1, bytes: length } } else { Fit::default() };
+            return if fits { Fit { lines: 1, bytes: length } } else { Fit::default() };
         }
         let rest = self.ends.get(from..).unwrap_or_default();
         let by_bytes = rest.partition_point(|end| u64::from(*end) - begin <= bytes);
-        let (lines, rows) = if self.blanks == 0 {
-            let lines = by_bytes.min(usize::try_from(rows).unwrap_or(usize::MAX));
-            (lines, lines as u64)
-        } else {
-            self.count_rows(from, by_bytes, rows)
-        };
-        Fit { lines, rows, bytes: self.begin(from + lines) as u64 - begin }
+        let lines = by_bytes.min(usize::try_from(rows).unwrap_or(usize::MAX));
+        Fit { lines, bytes: self.begin(from + lines) as u64 - begin }
     }
 
-    /// The lines from this one on up to and with the next row, however long.
-    pub(super) fn next_row(&self, from: usize) -> Fit {
-        let blanks = (from..self.lines()).take_while(|i| self.is_blank(*i)).count();
-        let lines = (blanks + 1).min(self.lines() - from.min(self.lines()));
-        let bytes = self.position(from + lines).offset - self.position(from).offset;
-        Fit { lines, rows: (lines - blanks.min(lines)) as u64, bytes }
+    /// This line, however long.
+    pub(super) fn one(&self, line: usize) -> Fit {
+        let lines = usize::from(line < self.lines());
+        Fit { lines, bytes: self.position(line + lines).offset - self.position(line).offset }
     }
 
     /// Feeds these lines to the hash of a range. The same lines give the same hash however they are cut
@@ -138,19 +124,6 @@ impl Segment {
         if let Some(length) = self.too_long {
             into.update(&length.to_le_bytes());
         }
-    }
-
-    fn count_rows(&self, from: usize, lines_max: usize, rows_max: u64) -> (usize, u64) {
-        let mut rows = 0;
-        for line in 0..lines_max {
-            if !self.is_blank(from + line) {
-                if rows == rows_max {
-                    return (line, rows);
-                }
-                rows += 1;
-            }
-        }
-        (lines_max, rows)
     }
 
     fn begin(&self, line: usize) -> usize {
@@ -167,10 +140,6 @@ impl Segment {
         }
         text
     }
-
-    fn is_blank(&self, line: usize) -> bool {
-        self.too_long.is_none() && self.text(line).iter().all(u8::is_ascii_whitespace)
-    }
 }
 
 #[cfg(test)]
@@ -183,25 +152,25 @@ mod tests {
     }
 
     #[test]
-    fn lines_fit_by_rows_and_bytes_and_blank_ones_are_free() {
+    fn lines_fit_by_count_and_bytes() {
         let lines = segment("aa\n\nbb\n \ncc\n", 10);
-        assert_eq!(lines.fit(0, 1, 100), Fit { lines: 2, rows: 1, bytes: 4 });
-        assert_eq!(lines.fit(0, 2, 6), Fit { lines: 2, rows: 1, bytes: 4 });
-        assert_eq!(lines.fit(2, 9, 100), Fit { lines: 3, rows: 2, bytes: 8 });
-        assert_eq!(lines.next_row(1), Fit { lines: 2, rows: 1, bytes: 4 });
+        assert_eq!(lines.fit(0, 1, 100), Fit { lines: 1, bytes: 3 });
+        assert_eq!(lines.fit(0, 9, 6), Fit { lines: 2, bytes: 4 });
+        assert_eq!(lines.fit(2, 9, 100), Fit { lines: 3, bytes: 8 });
+        assert_eq!(lines.one(2), Fit { lines: 1, bytes: 3 });
         assert_eq!(lines.fit(5, 9, 9), Fit::default());
         assert_eq!(lines.position(2), Position { offset: 14, row: 9 });
         assert_eq!(lines.line_at(14), Some(2));
         assert_eq!(lines.line_at(15), None);
         assert_eq!(lines.line_at(22), None);
-        assert!(lines.row(1).is_none());
-        assert_eq!(lines.row(2).unwrap().bytes, b"bb");
+        assert_eq!(lines.row(1).bytes, b"");
+        assert_eq!(lines.row(2).bytes, b"bb");
     }
 
     #[test]
     fn a_byte_order_mark_is_dropped_only_at_the_beginning_of_the_file() {
-        assert_eq!(segment("\u{feff}x\r\n", 0).row(0).unwrap().bytes, b"x");
-        assert_eq!(segment("\u{feff}x\r\n", 4).row(0).unwrap().bytes, "\u{feff}x".as_bytes());
+        assert_eq!(segment("\u{feff}x\r\n", 0).row(0).bytes, b"x");
+        assert_eq!(segment("\u{feff}x\r\n", 4).row(0).bytes, "\u{feff}x".as_bytes());
     }
 
     #[test]
@@ -209,7 +178,7 @@ mod tests {
         let line = Segment::too_long(Position { offset: 5, row: 1 }, b"abc".to_vec(), 1000);
         assert_eq!(line.end(), Position { offset: 1005, row: 2 });
         assert_eq!(line.fit(0, 5, 999), Fit::default());
-        assert_eq!(line.next_row(0), Fit { lines: 1, rows: 1, bytes: 1000 });
+        assert_eq!(line.one(0), Fit { lines: 1, bytes: 1000 });
         assert_eq!(line.line_at(5), Some(0));
     }
 }

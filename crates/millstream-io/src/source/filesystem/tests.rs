@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use millstream_core::ErrorKind;
 use millstream_core::batch::{Place, Position};
 use millstream_core::format::Decoder;
@@ -160,9 +160,7 @@ fn expected(name: &str, text: &str) -> Vec<Row> {
         let line = whole.trim_end_matches('\n');
         let line = line.strip_suffix('\r').unwrap_or(line);
         let line = if row == 0 { line.trim_start_matches('\u{feff}') } else { line };
-        if !line.trim().is_empty() {
-            rows.push((name.to_string(), Place { offset, row: row as u64 }, line.to_string()));
-        }
+        rows.push((name.to_string(), Place { offset, row: row as u64 }, line.to_string()));
         offset += whole.len() as u64;
     }
     rows
@@ -288,6 +286,42 @@ async fn a_directory_that_is_moved_into_a_followed_one_is_read() {
 }
 
 #[tokio::test]
+async fn a_relative_path_is_woken_as_soon_as_something_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let up: std::path::PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
+    let base = up.join(dir.path().canonicalize().unwrap().strip_prefix("/").unwrap());
+    fs::create_dir(dir.path().join("gl")).unwrap();
+    for (n, path) in ["gl", "gl/*.ndjson", "./gl", "gl/../gl", "gl/log.ndjson"].into_iter().enumerate() {
+        fs::write(dir.path().join("gl/log.ndjson"), "1\n").unwrap();
+        // The interval is an hour.
+        let source = followed(&base, path);
+        let mut at = Positions::new();
+        assert_eq!(texts(&drain(&source, &mut at, ALL).await.unwrap().0), ["1"], "{path}");
+        append(&dir.path().join("gl/log.ndjson"), "2\n");
+        let woken = tokio::time::timeout(Duration::from_secs(10), next_rows(&source, &mut at)).await;
+        assert_eq!(texts(&woken.expect(path)), ["2"], "{n} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_directory_under_a_glob_is_an_error() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("x"), "1\n").unwrap();
+    }
+    let closed = dir.path().join("b");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    // For root everything is readable.
+    if fs::read_dir(&closed).is_err() {
+        let error = bounded(dir.path(), "*/*").offer(&Positions::new(), ALL).await.unwrap_err();
+        assert!(error.message().contains("could not be listed"), "{error}");
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
 async fn without_a_watch_a_change_is_found_at_the_next_interval() {
     let dir = tempfile::tempdir().unwrap();
     // The directory is not there to be watched.
@@ -336,9 +370,9 @@ async fn a_line_of_20_mib_is_rejected_and_the_next_one_read() {
     fs::write(dir.path().join("a"), format!("1\n{long}\n2\n\n3\n{long}")).unwrap();
     let source = bounded(dir.path(), "a");
     let (found, ranges) = drain(&source, &mut Positions::new(), ALL).await.unwrap();
-    assert_eq!(found.iter().map(|r| r.2.len()).collect::<Vec<_>>(), [1, 64 << 10, 1, 1, 64 << 10]);
+    assert_eq!(found.iter().map(|r| r.2.len()).collect::<Vec<_>>(), [1, 64 << 10, 1, 0, 1, 64 << 10]);
     assert_eq!(found[2].1, Place { offset: 2 + (20 << 20) + 1, row: 2 });
-    assert_eq!(found[4].1.row, 5);
+    assert_eq!(found[5].1.row, 5);
     let other = bounded(dir.path(), "a");
     assert_eq!(rows(&other, &ranges[0]).await.unwrap(), found);
     let (one_by_one, _) = drain(&source, &mut Positions::new(), Limit { rows: 1, bytes: 1 }).await.unwrap();
@@ -364,7 +398,7 @@ async fn a_growing_file_gives_whole_lines_only() {
     append(&path, "b");
     source.ready().await;
     assert!(drain(&source, &mut at, ALL).await.unwrap().0.is_empty());
-    append(&path, "\nc\n\nd");
+    append(&path, "\nc\nd");
     let found = next_rows(&source, &mut at).await;
     assert_eq!(texts(&found), ["bb", "c"]);
     assert_eq!(found[1].1, Place { offset: 5, row: 2 });
@@ -456,6 +490,102 @@ async fn a_followed_file_that_shrinks_or_is_replaced_is_an_error() {
     fs::write(&path, "1111111\n").unwrap();
     let error = followed(dir.path(), "log").offer(&at, ALL).await.unwrap_err();
     assert!(error.message().contains("no line ends there"), "{error}");
+}
+
+/// A source that goes on where another one was after these ranges.
+fn resumed(dir: &Path, path: &str, at: &Positions, ranges: &[Range]) -> Arc<dyn Source> {
+    let source = followed(dir, path);
+    source.resume(at, &ranges.iter().map(|r| (r.partition.clone(), r.stamp.clone())).collect());
+    source
+}
+
+#[tokio::test]
+async fn a_file_that_was_rotated_while_nobody_looked_is_an_error_though_its_lines_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, "a1\na2\n").unwrap();
+    let mut at = Positions::new();
+    let (_, ranges) = drain(&followed(dir.path(), "log"), &mut at, ALL).await.unwrap();
+    append(&path, "a3\n");
+    let (found, _) = drain(&resumed(dir.path(), "log", &at, &ranges), &mut at.clone(), ALL).await.unwrap();
+    assert_eq!(texts(&found), ["a3"]);
+    // As long as before, and longer.
+    for text in ["b1\nb2\n", "b1\nb2\nb3\nb4\n"] {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, text).unwrap();
+        let error = drain(&resumed(dir.path(), "log", &at, &ranges), &mut at.clone(), ALL).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(error.message().contains("'log' was rewritten"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_rewritten_in_place_while_it_is_followed_is_an_error() {
+    for text in ["b1\nb2\n", "b1\nb2\nb3\n"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        fs::write(&path, "a1\na2\n").unwrap();
+        let source = followed(dir.path(), "log");
+        let mut at = Positions::new();
+        drain(&source, &mut at, ALL).await.unwrap();
+        fs::write(&path, text).unwrap();
+        let error = loop {
+            source.ready().await;
+            if let Err(error) = drain(&source, &mut at, ALL).await {
+                break error;
+            }
+        };
+        assert!(error.message().contains("'log' was rewritten"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_packed_file_that_was_read_and_exchanged_is_an_error_and_one_that_was_touched_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.gz");
+    fs::write(&path, gzip(b"1\n2\n")).unwrap();
+    let source = followed(dir.path(), ".");
+    let mut at = Positions::new();
+    let (_, ranges) = drain(&source, &mut at, ALL).await.unwrap();
+    fs::File::options().append(true).open(&path).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    for source in [source, resumed(dir.path(), ".", &at, &ranges)] {
+        loop {
+            source.ready().now_or_never();
+            let offer = source.offer(&at, ALL).await.unwrap();
+            assert!(offer.ranges.is_empty());
+            if offer.finished == ["log.gz".into()] {
+                break;
+            }
+        }
+    }
+    fs::write(&path, gzip(b"1\n3\n")).unwrap();
+    let error = resumed(dir.path(), ".", &at, &ranges).offer(&at, ALL).await.unwrap_err();
+    assert!(error.message().contains("'log.gz' was rewritten"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_renamed_within_a_followed_directory_is_not_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("app.log"), dir.path().join("app.log.1"));
+    fs::write(&old, "1\n2\n").unwrap();
+    let source = followed(dir.path(), ".");
+    let mut at = Positions::new();
+    let (_, ranges) = drain(&source, &mut at, ALL).await.unwrap();
+    fs::rename(&old, &new).unwrap();
+    let error = loop {
+        source.ready().await;
+        if let Err(error) = drain(&source, &mut at, ALL).await {
+            break error;
+        }
+    };
+    assert!(error.message().contains("'app.log' was read and is now called 'app.log.1'"), "{error}");
+    let error = resumed(dir.path(), ".", &at, &ranges).offer(&at, ALL).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Input && error.message().contains("is now called"), "{error}");
+    // Another file may take the name and the inode of one that was removed.
+    fs::remove_file(&new).unwrap();
+    fs::write(&new, "3\n").unwrap();
+    let source = resumed(dir.path(), ".", &at, &ranges);
+    assert_eq!(texts(&drain(&source, &mut at, ALL).await.unwrap().0), ["3"]);
 }
 
 #[tokio::test]
@@ -604,6 +734,23 @@ mod formats {
         promises(dir.path(), &[("path", "*.ndjson*"), ("format", "json")], 150, 2).await;
         let followed = [("path", "."), ("format", "json"), ("source.monitor-interval", "1 h")];
         promises(dir.path(), &followed, 150, 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_line_of_nothing_but_white_space_is_a_row_where_the_format_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "1\tx\n\t\n\n").unwrap();
+        let tabs = [("path", "a"), ("format", "csv"), ("csv.field-delimiter", "\\t")];
+        promises(dir.path(), &tabs, 2, 0).await;
+        let lines = |format: &str, path: &str| TableSpec {
+            schema: Arc::new(Schema::new(vec![Field::new("s", DataType::Utf8, true)])),
+            ..spec(dir.path(), &[("path", path), ("format", format)])
+        };
+        fs::write(dir.path().join("b"), "x\n\n \n").unwrap();
+        for (format, rows) in [("raw", 3), ("csv", 3)] {
+            let expected = Expected { rows: Some(rows), rejected: Some(0) };
+            check(|| source_table(&lines(format, "b"))?.source(&[0]), expected).await.unwrap();
+        }
     }
 
     #[tokio::test]

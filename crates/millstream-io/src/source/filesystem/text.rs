@@ -60,7 +60,7 @@ impl TextFile {
                 cursor.more = true;
                 return Ok(());
             }
-            limit.rows -= fit.rows;
+            limit.rows -= fit.lines as u64;
             limit.bytes -= fit.bytes;
             cursor.take(&segment, line, fit);
         }
@@ -68,14 +68,10 @@ impl TextFile {
 
     /// Takes the next row, however long it is; whether there was one.
     pub(super) fn take_one(&mut self, cursor: &mut Cursor, extent: Extent<'_>, kept: &mut usize) -> Result<bool> {
-        while let Some((segment, line)) = self.line(cursor, extent, kept)? {
-            let fit = segment.next_row(line);
-            cursor.take(&segment, line, fit);
-            if fit.rows > 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let Some((segment, line)) = self.line(cursor, extent, kept)? else { return Ok(false) };
+        let fit = segment.one(line);
+        cursor.take(&segment, line, fit);
+        Ok(true)
     }
 
     /// How many unpacked bytes a packed file holds, once it was read to its end.

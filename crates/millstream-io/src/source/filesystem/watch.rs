@@ -81,8 +81,14 @@ impl Watch {
     pub(super) fn start(listing: &Listing, changes: &Arc<Changes>) -> Option<Self> {
         let (directory, deep) = listing.watched();
         let (listing, changes) = (listing.clone(), changes.clone());
+        // Paths are reported from the root on, however the directory was written; the listing has them as written.
+        let (written, whole) = (directory.clone(), std::env::current_dir().ok()?.join(&directory));
+        let as_written = move |path: PathBuf| path.strip_prefix(&whole).map(|rest| written.join(rest)).unwrap_or(path);
         let report = move |event: notify::Result<Event>| match event {
-            Ok(event) => changes.add(event, &listing),
+            Ok(event) => {
+                let paths = event.paths.into_iter().map(&as_written).collect();
+                changes.add(Event { paths, ..event }, &listing);
+            }
             Err(_) => {
                 changes.all();
                 changes.wake();
