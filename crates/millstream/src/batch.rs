@@ -2,6 +2,8 @@
 //!
 //! It is the yardstick of every streamed answer, and what `millstream sql` runs over files.
 
+mod rejected;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,11 +26,15 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use futures::{StreamExt, TryStreamExt};
 use millstream_core::Error;
-use millstream_core::batch::{PartitionId, Place, Positions};
+use millstream_core::batch::{BatchId, PartitionId, Place, Positions};
+use millstream_core::clock::{Clock, SystemClock};
 use millstream_core::source::{Boundedness, Limit, Source, SourceTable};
 
+pub use rejected::RejectedRows;
+
+use self::rejected::Note;
 use crate::changelog::{last_of_keys, net_rows};
-use crate::plan::{StreamPlanner, distinct_on_as_rank, temporal_in_batch};
+use crate::plan::{BatchTime, StreamPlanner, bind_clock, distinct_on_as_rank, temporal_in_batch};
 use crate::set_op::CountedSetOp;
 use crate::sql::StreamTable;
 use crate::stack::on_large_stack;
@@ -72,6 +78,23 @@ pub async fn answer(
     state: &SessionState,
     extents: &BTreeMap<String, Extent>,
 ) -> Result<SendableRecordBatchStream> {
+    answer_and_note(plan, state, extents, &RejectedRows::default()).await
+}
+
+/// The same, and what is left out because it can't be decoded is noted.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_and_note(
+    plan: LogicalPlan,
+    state: &SessionState,
+    extents: &BTreeMap<String, Extent>,
+    rejected: &RejectedRows,
+) -> Result<SendableRecordBatchStream> {
+    // The whole job is one batch: its time is when it begins.
+    let time = BatchTime::default();
+    time.set(BatchId(1), SystemClock.now_us());
+    let (plan, _) = bind_clock(plan, &time)?;
     let plan = plan.transform_down_with_subqueries(|node| match &node {
         LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<TemporalJoin>() {
             Some(join) if join.state.is_empty() => Ok(Transformed::yes(temporal_in_batch(join)?)),
@@ -97,6 +120,7 @@ pub async fn answer(
             schema: provider.schema(),
             extent,
             net: Net::of(table),
+            rejected: rejected.clone(),
         };
         scan.source = provider_as_source(Arc::new(table));
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
@@ -117,6 +141,7 @@ struct BatchTable {
     schema: SchemaRef,
     extent: Extent,
     net: Option<Net>,
+    rejected: RejectedRows,
 }
 
 /// What is left in the end of a table whose rows change.
@@ -165,7 +190,7 @@ impl TableProvider for BatchTable {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
         let (read, key) = self.net.as_ref().map_or_else(|| (projection.to_vec(), vec![]), |net| net.read(projection));
-        let source = self.source.source(&read).map_err(external)?;
+        let source = self.source.source_at_once(&read).map_err(external)?;
         if source.boundedness() == Boundedness::Followed && self.extent.upto.is_none() {
             let name = &self.name;
             return Err(external(Error::query(format!(
@@ -174,7 +199,8 @@ impl TableProvider for BatchTable {
         }
         let schema = Arc::new(self.schema.project(projection)?);
         let net = self.net.as_ref().map(|_| key);
-        let partition = WholeSource { source, schema: Arc::clone(&schema), extent: self.extent.clone(), net };
+        let (extent, note) = (self.extent.clone(), self.rejected.scan(&self.name));
+        let partition = WholeSource { source, schema: Arc::clone(&schema), extent, net, note };
         let partition = Arc::new(partition);
         Ok(Arc::new(StreamingTableExec::try_new(schema, vec![partition], None, vec![], false, None)?))
     }
@@ -191,6 +217,7 @@ struct WholeSource {
     extent: Extent,
     /// Where the table's rows change: where the key is among the columns that are read.
     net: Option<Vec<usize>>,
+    note: Note,
 }
 
 /// The rows that are left in the end: the first columns of them.
@@ -210,7 +237,7 @@ impl PartitionStream for WholeSource {
     }
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let state = Some(Reading::of(Arc::clone(&self.source)));
+        let state = Some(Reading::of(Arc::clone(&self.source), self.note.clone()));
         let (extent, schema) = (Arc::new(self.extent.clone()), Arc::clone(&self.schema));
         let rounds = futures::stream::try_unfold(state, move |state| {
             let extent = Arc::clone(&extent);
@@ -246,12 +273,13 @@ struct Reading {
     closed: bool,
     /// How often it had nothing since it last gave something.
     idle: u32,
+    note: Note,
 }
 
 impl Reading {
-    fn of(source: Arc<dyn Source>) -> Self {
+    fn of(source: Arc<dyn Source>, note: Note) -> Self {
         let (partitions, finished) = (BTreeSet::new(), BTreeSet::new());
-        Self { source, positions: Positions::new(), partitions, finished, closed: false, idle: 0 }
+        Self { source, positions: Positions::new(), partitions, finished, closed: false, idle: 0, note }
     }
 
     fn done(&self, extent: &Extent) -> bool {
@@ -294,6 +322,7 @@ async fn next(mut reading: Reading, extent: &Extent) -> millstream_core::Result<
         let mut chunks = reading.source.open(&range).await?;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?;
+            reading.note.add(&range.partition, &chunk.rejected);
             match extent.skip.get(&range.partition) {
                 None => rows.push(chunk.rows),
                 Some(skip) => {

@@ -101,18 +101,18 @@ impl GeneratedTable {
         Self { generator: Arc::new(generator), supply }
     }
 
-    fn source_at(&self, projection: &[usize], clock: Arc<dyn Clock>) -> Result<GeneratedSource> {
+    fn source_at(&self, projection: &[usize], supply: Supply, clock: Arc<dyn Clock>) -> Result<GeneratedSource> {
         let all = self.generator.schema();
         let rows = Arc::new(Projected {
             schema: Arc::new(all.project(projection)?),
             projection: projection.to_vec(),
             generator: self.generator.clone(),
-            partitions: self.supply.partitions,
+            partitions: supply.partitions,
         });
         let stamp = format!("{:016x}", xxh3_64(self.generator.identity().as_bytes()));
-        let ids = (0..self.supply.partitions).map(|p| PartitionId::from(p.to_string())).collect();
+        let ids = (0..supply.partitions).map(|p| PartitionId::from(p.to_string())).collect();
         let pace = Mutex::new(None);
-        Ok(GeneratedSource { rows, supply: self.supply, stamp, ids, pace, more: AtomicBool::new(false), clock })
+        Ok(GeneratedSource { rows, supply, stamp, ids, pace, more: AtomicBool::new(false), clock })
     }
 }
 
@@ -122,7 +122,12 @@ impl SourceTable for GeneratedTable {
     }
 
     fn source(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
-        Ok(Arc::new(self.source_at(projection, Arc::new(SystemClock))?))
+        Ok(Arc::new(self.source_at(projection, self.supply, Arc::new(SystemClock))?))
+    }
+
+    fn source_at_once(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
+        let unpaced = Supply { rows_per_second: None, ..self.supply };
+        Ok(Arc::new(self.source_at(projection, unpaced, Arc::new(SystemClock))?))
     }
 }
 
@@ -351,7 +356,7 @@ pub(super) mod tests {
     async fn rows_become_due_with_the_clock_and_go_on_from_where_they_were() {
         let clock = Arc::new(Stopped::default());
         let table = GeneratedTable::new(Numbers, supply(None, Some(100.0), 2));
-        let source = table.source_at(&[0], clock.clone()).unwrap();
+        let source = table.source_at(&[0], table.supply, clock.clone()).unwrap();
         let position = |offset| Position { offset, row: offset };
         let mut at = Positions::from([("0".into(), position(500)), ("1".into(), position(500))]);
         let offer = source.offer(&at, ALL).await.unwrap();
@@ -364,6 +369,15 @@ pub(super) mod tests {
         source.ready().await;
         assert_eq!(source.offer(&at, ALL).await.unwrap().ranges.len(), 1);
         assert_eq!(clock.0.load(Ordering::SeqCst), 1_010_000);
+    }
+
+    #[tokio::test]
+    async fn read_at_once_every_row_is_due_and_is_the_row_that_a_paced_reading_gives() {
+        let table = GeneratedTable::new(Numbers, supply(Some(1000), Some(1.0), 1));
+        let (at_once, paced) = (table.source_at_once(&[0]).unwrap(), table.source(&[0]).unwrap());
+        let offer = at_once.offer(&Positions::new(), ALL).await.unwrap();
+        assert_eq!((offer.ranges[0].end.offset, offer.finished.len()), (1000, 1));
+        assert!(paced.open(&offer.ranges[0]).await.is_ok());
     }
 
     #[tokio::test]

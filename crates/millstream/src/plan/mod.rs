@@ -27,6 +27,7 @@ mod versions;
 mod window_group;
 
 pub use clock::BatchTime;
+pub(crate) use clock::bind as bind_clock;
 pub use compile::{Asked, Compiled, Exactness, compile};
 pub use describe::describe_state;
 pub use incremental::EmitMode;
