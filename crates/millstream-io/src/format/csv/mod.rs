@@ -9,6 +9,7 @@
 //! - **The header** is the first line of a file where `csv.header` is true: no row, whatever it says. It moves
 //!   nothing, because a range that begins later in the file never sees it; one whose names are not the
 //!   declared ones, in the declared order, is rejected with the reason, and the rows are read as declared.
+//!   Where comments are allowed, they may stand above it: then every line that holds just the declared names is one.
 //! - A record is a line: a quote that is not closed in it is rejected. Numbers and times may have spaces
 //!   around them; texts keep theirs. ROW, ARRAY and MAP are JSON within the field.
 //! - An empty line is no record, save where one column is declared: there it is a NULL.
@@ -173,6 +174,10 @@ impl CsvDecoder {
         self.splitter.split(text)?;
         if self.dialect.header && place.row == 0 {
             return self.check_header(text).map(|()| Outcome::Nothing);
+        }
+        // Below comments the header may stand anywhere, and a range that begins there does not know what is above it.
+        if self.dialect.header && self.dialect.comments && self.check_header(text).is_ok() {
+            return Ok(Outcome::Nothing);
         }
         if self.splitter.len() != self.names.len() {
             return Err(format!(

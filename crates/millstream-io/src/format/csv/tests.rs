@@ -120,6 +120,16 @@ fn flinks_options_choose_the_dialect() {
 }
 
 #[test]
+fn a_header_below_a_comment_is_no_row_wherever_a_range_begins() {
+    let options = [("csv.header", "true"), ("csv.allow-comments", "true")];
+    let texts = || vec![Field::new("id", DataType::Utf8View, true), Field::new("name", DataType::Utf8View, true)];
+    let chunk = decode(&options, texts(), &[0, 1], &["# made by hand", "id,name", "1,a", "name,id"]);
+    assert_eq!(names(&chunk, 0), [some("1"), some("name")]);
+    let header_only = decode(&[("csv.header", "true")], texts(), &[0, 1], &["id,name", "id,name"]);
+    assert_eq!(names(&header_only, 0), [some("id")], "where no comment can be, the first line is the header");
+}
+
+#[test]
 fn a_dialect_that_contradicts_itself_is_refused() {
     let schema = Arc::new(Schema::new(table()));
     let refused = |name: &str, value: &str| {

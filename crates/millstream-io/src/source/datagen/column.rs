@@ -106,6 +106,14 @@ impl Column {
         let random = |row: &u64| Random::new(seed, *row, self.lane);
         let array: ArrayRef = match &self.kind {
             Kind::Sequence { start } => {
+                let largest = range_of(data_type).map_or(i64::MAX.into(), |(_, largest)| largest);
+                let value = |row: &u64| i128::from(*start) + i128::from(*row);
+                if rows.iter().map(value).any(|value| value > largest) {
+                    return Err(Error::config(format!(
+                        "a sequence of the generator has come to {largest}, the largest number of its column: declare a \
+                         larger type, or end it with the option 'end' of the sequence or with 'number-of-rows'"
+                    )));
+                }
                 Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| start.saturating_add_unsigned(*row))))
             }
             Kind::Integer { min, max } => {

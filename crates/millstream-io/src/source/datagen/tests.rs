@@ -136,3 +136,19 @@ fn options_that_make_no_sense_are_refused_by_name() {
         assert!(error.message().contains(wanted), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_sequence_past_the_largest_number_of_its_type_is_an_error() {
+    let bytes = || vec![Field::new("n", DataType::Int8, true)];
+    let options = |rows| [("fields.n.kind", "sequence"), ("number-of-rows", rows), ("rows-per-second", "0")];
+    for (rows, fits) in [("128", true), ("129", false)] {
+        let source = datagen(bytes(), &options(rows)).unwrap().source(&[0]).unwrap();
+        let all = millstream_core::source::Limit { rows: 1000, bytes: 1 << 20 };
+        let range = source.offer(&Default::default(), all).await.unwrap().ranges.remove(0);
+        let chunks: Result<Vec<Chunk>> = futures::TryStreamExt::try_collect(source.open(&range).await.unwrap()).await;
+        assert_eq!(chunks.is_ok(), fits, "{rows}");
+        if let Err(error) = chunks {
+            assert!(error.message().contains("has come to 127"), "{error}");
+        }
+    }
+}
