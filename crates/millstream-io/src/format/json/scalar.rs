@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 
 use super::cursor::{Cursor, Fail, Read};
-use crate::format::leaf::{EPOCH_KEY, Kind, Leaf, sql_name};
+use crate::format::leaf::{Kind, Leaf, sql_name};
 use crate::format::scalar::{self, Misfit};
 
 impl Leaf {
@@ -93,8 +93,8 @@ impl Leaf {
         cursor.at = start;
         match (&self.kind, reason) {
             (Kind::Timestamp { epoch: None, .. }, Misfit::Malformed) if number => Err(Fail::value(format!(
-                "wrong type: {} is declared, found {}; for epoch numbers declare their unit (the field's {EPOCH_KEY}: \
-                 's', 'ms', 'us' or 'ns')",
+                "wrong type: {} is declared, found {}; for epoch numbers declare their unit (the \
+                 table's option 'json.epoch.<column>': 's', 'ms', 'us' or 'ns')",
                 sql_name(&self.data_type),
                 cursor.describe()
             ))),

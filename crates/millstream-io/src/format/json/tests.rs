@@ -127,7 +127,7 @@ fn reasons_say_where_what_and_what_was_found() {
     assert_eq!(
         reason(time(), r#"{"t":1700000000000}"#),
         "field 't': wrong type: TIMESTAMP(3) is declared, found the number 1700000000000; for epoch numbers declare \
-         their unit (the field's millstream.epoch: 's', 'ms', 'us' or 'ns')"
+         their unit (the table's option 'json.epoch.<column>': 's', 'ms', 'us' or 'ns')"
     );
     assert_eq!(
         reason(time(), r#"{"t":"yesterday"}"#),
