@@ -41,7 +41,16 @@ impl Options {
     /// # Errors
     /// [`millstream_core::ErrorKind::Config`] where it is not set.
     pub fn required(&self, name: &str) -> Result<&str> {
-        self.get(name).ok_or_else(|| Error::config(format!("the option '{name}' is missing: add it to WITH (..)")))
+        if let Some(text) = self.get(name) {
+            return Ok(text);
+        }
+        let known = self.known();
+        let misspelt = nearest(name, self.values.keys().filter(|k| !known.contains(*k)).map(String::as_str));
+        let remedy = match misspelt {
+            Some(written) => format!("is it '{written}' that was meant for it?"),
+            None => "add it to WITH (..)".to_string(),
+        };
+        Err(Error::config(format!("the option '{name}' is missing: {remedy}")))
     }
 
     /// The option's value, where it is set.
@@ -179,6 +188,15 @@ mod tests {
         for kept in ["${env:PASSWORD}", "https://***@registry:8081/x", "/etc/ca.pem", "orders", "sslmode=require"] {
             assert!(shown.contains(kept), "{kept} in {shown}");
         }
+    }
+
+    #[test]
+    fn a_missing_option_that_was_misspelt_is_said_to_be() {
+        let options: Options = [("pth", "a"), ("format", "json")].into_iter().collect();
+        let error = options.required("path").unwrap_err().to_string();
+        assert_eq!(error, "the option 'path' is missing: is it 'pth' that was meant for it?");
+        let error = options.required("connector").unwrap_err().to_string();
+        assert_eq!(error, "the option 'connector' is missing: add it to WITH (..)");
     }
 
     #[test]

@@ -90,6 +90,25 @@ pub fn default_state_dir(file: &Path) -> PathBuf {
     Path::new(".millstream").join(name)
 }
 
+/// The state directory of a file of SQL, as its SET 'pipeline.name' says or by its name.
+///
+/// # Errors
+/// [`millstream_core::ErrorKind::Config`] where the file can't be read; [`millstream_core::ErrorKind::Query`] where it
+/// can't be parsed.
+pub fn state_dir_of(file: &Path) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::config(format!("{} can't be read", file.display())).caused_by(e))?;
+    let settings = crate::sql::settings_of(&file.display().to_string(), &text)?;
+    Ok(named_state_dir(&settings, file))
+}
+
+fn named_state_dir(settings: &Settings, file: &Path) -> PathBuf {
+    match settings.get("pipeline.name") {
+        Some(name) => Path::new(".millstream").join(name),
+        None => default_state_dir(file),
+    }
+}
+
 /// The log directories below a state directory, by query name.
 ///
 /// # Errors
@@ -153,20 +172,20 @@ impl Pipeline {
             check_name(&query.name).map_err(|e| query.error_at_word("INSERT", e.message()))?;
             let compiled = compiled().await.map_err(|r| r.at(&query))?;
             check_places(&sink, &compiled, &queries).map_err(|e| query.error_at_word("INTO", e.message()))?;
-            let PlannedQuery { name, sql, settings, .. } = query;
+            let PlannedQuery { name, sql, settings, .. } = query.clone();
             let connectors = Arc::clone(&connectors);
-            queries.push(PipelineQuery { name, sql, compiled, sink, settings, connectors });
+            let running = PipelineQuery { name, sql, compiled, sink, settings, connectors };
+            // Made only to be judged: it touches nothing before it is opened.
+            running.sink().map_err(|e| query.error_of_sink(&e))?;
+            queries.push(running);
         }
         if queries.is_empty() && explained.is_empty() {
             return Err(Error::query(format!("{name} has no INSERT INTO .. SELECT: there is nothing to run")));
         }
-        let state_dir = match planned.settings.get("pipeline.name") {
-            Some(name) => {
-                check_name(name).map_err(|e| e.at("SET 'pipeline.name'"))?;
-                Path::new(".millstream").join(name)
-            }
-            None => default_state_dir(Path::new(name)),
-        };
+        if let Some(name) = planned.settings.get("pipeline.name") {
+            check_name(name).map_err(|e| e.at("SET 'pipeline.name'"))?;
+        }
+        let state_dir = named_state_dir(&planned.settings, Path::new(name));
         Ok(Self { name: name.to_string(), state_dir, queries, explained, dead_letters })
     }
 

@@ -37,14 +37,7 @@ impl Settings {
     /// # Errors
     /// [`millstream_core::ErrorKind::Config`] where the key is not known or the value has another form.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        if !KEYS.iter().any(|(known, _)| *known == key) {
-            let hint = nearest(key, KEYS.iter().map(|(known, _)| *known));
-            let hint = hint.map(|near| format!("; did you mean '{near}'?"));
-            return Err(Error::config(format!(
-                "there is no setting '{key}'{}",
-                hint.unwrap_or_else(|| "; docs/sql.md lists them".to_string())
-            )));
-        }
+        is_known(key)?;
         let mut with = self.clone();
         with.0.insert(key.to_string(), value.to_string());
         with.apply(&mut QueryConfig::new("", ""))?;
@@ -53,8 +46,13 @@ impl Settings {
     }
 
     /// Takes a SET back.
-    pub fn reset(&mut self, key: &str) {
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where the key is not known.
+    pub fn reset(&mut self, key: &str) -> Result<()> {
+        is_known(key)?;
         self.0.remove(key);
+        Ok(())
     }
 
     /// The value of a key, where it was set.
@@ -126,6 +124,15 @@ pub fn parse_ttl(text: &str) -> Option<Option<i64>> {
     Some(Some(us).filter(|us| *us > 0))
 }
 
+fn is_known(key: &str) -> Result<()> {
+    if KEYS.iter().any(|(known, _)| *known == key) {
+        return Ok(());
+    }
+    let hint = nearest(key, KEYS.iter().map(|(known, _)| *known)).map(|near| format!("; did you mean '{near}'?"));
+    let hint = hint.unwrap_or_else(|| "; docs/sql.md lists them".to_string());
+    Err(Error::config(format!("there is no setting '{key}'{hint}")))
+}
+
 /// When a batch begins, as it is written in SET and on the command line.
 pub fn parse_trigger(text: &str) -> Option<Trigger> {
     match text {
@@ -194,6 +201,8 @@ mod tests {
     fn what_nobody_knows_is_refused_with_a_did_you_mean() {
         let error = applied("on-eror", "stop").unwrap_err().to_string();
         assert_eq!(error, "there is no setting 'on-eror'; did you mean 'on-error'?");
+        let error = Settings::default().reset("nonsense").unwrap_err().to_string();
+        assert_eq!(error, "there is no setting 'nonsense'; docs/sql.md lists them");
         let error = applied("on-error", "explode").unwrap_err().to_string();
         assert_eq!(error, "'on-error' is 'explode', where 'reject' or 'stop' is expected");
         assert!(applied("batch.max-rows", "0").is_err());

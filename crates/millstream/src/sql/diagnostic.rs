@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, TokenizerError};
 use millstream_core::{Error, ErrorKind};
 use millstream_io::options::nearest;
+use millstream_io::secret::hidden;
 
 /// A text of SQL and what it is called: the path of its file, or `<sql>`.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +69,7 @@ impl SourceText {
         let line = place.and_then(|s| self.text.lines().nth(s.start.line as usize - 1).map(|l| (s, l)));
         let Some((span, line)) = line else { return format!("{}: {message}", self.name) };
         let (row, column) = (span.start.line, span.start.column.max(1) as usize);
+        let line = without_secrets(line);
         let length = line.chars().count();
         let end = if span.end.line == row { span.end.column as usize } else { length + 1 };
         let carets = end.min(length + 1).saturating_sub(column).max(1);
@@ -79,6 +81,32 @@ impl SourceText {
         let _ = write!(out, " {} | {indent}{}", " ".repeat(gutter.len()), "^".repeat(carets));
         out
     }
+}
+
+/// The line with the values of options that may be secrets blotted out, as long as it was. References to secrets stay.
+fn without_secrets(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut key = "";
+    for (n, part) in line.split('\'').enumerate() {
+        let quoted = n % 2 == 1;
+        if n > 0 {
+            out.push('\'');
+        }
+        let secret = quoted && !key.is_empty() && hidden(key, part) != part;
+        if secret {
+            out.extend(part.chars().map(|_| '*'));
+        } else {
+            out.push_str(part);
+        }
+        match (quoted, part.trim()) {
+            (true, _) if secret => {}
+            (true, _) => key = part,
+            // A value follows its key after this; a quote within a value is written twice.
+            (false, "=" | "") => {}
+            (false, _) => key = "",
+        }
+    }
+    out
 }
 
 /// What is wrong with a text of SQL, and where in it: what this room's functions answer before the text is at
@@ -312,4 +340,21 @@ fn place_of_quoted_word(message: &str, tokens: &[TokenWithSpan]) -> Option<Span>
         let is_path = |t: &&TokenWithSpan| matches!(&t.token, Token::SingleQuotedString(s) if message.contains(s.as_str()) && s.len() > 3);
         tokens.iter().find(is_path).map(|t| t.span)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_shows_no_password() {
+        let line =
+            "CREATE TABLE t (n INT) WITH ('user'='u', 'password' = 's''é', 'x.secret'='${env:X}', 'path'='p') BAD";
+        let text = SourceText::new("q.sql", line);
+        let at = |column| Location::new(1, column);
+        let shown = text.error(Some(Span::new(at(84), at(87))), "what is this?").to_string();
+        assert!(!shown.contains('é') && shown.contains("'${env:X}', 'path'='p') BAD"), "{shown}");
+        assert_eq!(without_secrets(line).chars().count(), line.chars().count());
+        assert_eq!(without_secrets("WITH ('sasl.PASSWORD'='open"), "WITH ('sasl.PASSWORD'='****");
+    }
 }

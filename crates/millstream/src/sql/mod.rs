@@ -13,6 +13,7 @@ pub mod functions;
 mod insert;
 mod map_access;
 mod names;
+mod option_place;
 pub mod parser;
 pub mod session_state;
 mod set_functions;
@@ -43,6 +44,7 @@ pub use session_state::session_state;
 use crate::settings::Settings;
 use crate::stack::on_large_stack;
 use names::Names;
+use option_place::OptionPlaces;
 use parser::{CreateView, Dropped, Existing, Insert, Parsed, Statement, StreamQuery};
 
 /// What a text of SQL asks for.
@@ -78,6 +80,7 @@ pub struct PlannedQuery {
     source: Arc<SourceText>,
     span: Span,
     tokens: Vec<TokenWithSpan>,
+    options: OptionPlaces,
 }
 
 impl PlannedQuery {
@@ -100,6 +103,14 @@ impl PlannedQuery {
     /// An error about a place in the text.
     pub fn error_at(&self, span: Span, message: &str) -> Error {
         self.source.error(Some(span), message)
+    }
+
+    /// An error of the sink that the query writes to, at the option of the table that it is about.
+    pub fn error_of_sink(&self, error: &Error) -> Error {
+        let table = self.sink.as_ref().map(|sink| sink.name.as_str()).unwrap_or_default();
+        let message = error.to_string();
+        let span = self.options.find(table, &message).unwrap_or(self.first_token());
+        self.source.error_of(&SqlError { span: Some(span), message, kind: error.kind() })
     }
 
     /// An error about an expression of the plan, at the first of its columns that knows its place.
@@ -176,16 +187,35 @@ impl Planner {
         let source = SourceText::new(name, text);
         let statements = parser::parse(&source).map_err(|e| source.error_of(&e))?;
         let mut queries: Vec<PlannedQuery> = vec![];
+        let mut options = OptionPlaces::default();
         for parsed in statements {
+            if let Statement::CreateTable(create) = &parsed.statement {
+                options.add(create);
+            }
             let first = parsed.tokens.first().map_or(parsed.span, |t| t.span);
-            let planned = self.statement(&parsed).map_err(|e| source.error_of(&e.or_at(first)))?;
+            let planned = self.statement(&parsed).map_err(|e| source.error_of(&options.locate(e).or_at(first)))?;
             let Some(Planned { name, sink, emit, explain, plan }) = planned else { continue };
             let (span, sql) = (parsed.span, source.slice(parsed.span).to_string());
             let (source, tokens, hints) = (Arc::clone(&source), parsed.tokens, parsed.hints);
             let name = free_name(&name, &queries);
             let settings = self.settings.clone();
-            queries.push(PlannedQuery { name, sql, sink, emit, explain, settings, hints, plan, source, span, tokens });
+            let options = OptionPlaces::default();
+            queries.push(PlannedQuery {
+                name,
+                sql,
+                sink,
+                emit,
+                explain,
+                settings,
+                hints,
+                plan,
+                source,
+                span,
+                tokens,
+                options,
+            });
         }
+        queries.iter_mut().for_each(|query| query.options = options.clone());
         Ok(Pipeline { settings: self.settings.clone(), tables: self.catalog.declared(), queries })
     }
 
@@ -223,7 +253,7 @@ impl Planner {
                 Ok(None)
             }
             Statement::Reset(key) => {
-                self.settings.reset(key);
+                self.settings.reset(key)?;
                 Ok(None)
             }
             Statement::Drop { what, name, if_exists } => self.drop(*what, name, *if_exists).map(|()| None),
@@ -343,6 +373,25 @@ fn free_name(name: &str, taken: &[PlannedQuery]) -> String {
     let free = |candidate: &String| taken.iter().all(|q| q.explain || q.name != *candidate);
     let numbered = (2..).map(|n| format!("{name}_{n}"));
     std::iter::once(name.to_string()).chain(numbered).find(free).unwrap_or_default()
+}
+
+/// What the SETs of a text come to; nothing is planned.
+///
+/// # Errors
+/// Where it can't be parsed, or a setting is not known.
+pub fn settings_of(name: &str, text: &str) -> Result<Settings> {
+    let source = SourceText::new(name, text);
+    let mut settings = Settings::default();
+    for parsed in parser::parse(&source).map_err(|e| source.error_of(&e))? {
+        let first = parsed.tokens.first().map_or(parsed.span, |t| t.span);
+        let done = match &parsed.statement {
+            Statement::Set { key, value } => settings.set(key, value),
+            Statement::Reset(key) => settings.reset(key),
+            _ => Ok(()),
+        };
+        done.map_err(|e| source.error_of(&SqlError::from(e).or_at(first)))?;
+    }
+    Ok(settings)
 }
 
 /// Plans one text over an empty catalog.

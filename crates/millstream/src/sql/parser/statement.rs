@@ -76,7 +76,13 @@ impl Context<'_> {
             return Ok(Statement::Reset(self.key(p)?));
         }
         if words::take(p, &["EXPLAIN"]) {
-            let _ = words::take(p, &["PLAN", "FOR"]) || words::take(p, &["ANALYZE"]) || words::take(p, &["VERBOSE"]);
+            let what = p.peek_token();
+            if words::take(p, &["ANALYZE"]) {
+                let reason = "EXPLAIN shows a plan without running it: leave ANALYZE out, and see what a query has done \
+                              with `millstream status`";
+                return Err(SqlError::new(what.span, reason).into());
+            }
+            let _ = words::take(p, &["PLAN", "FOR"]) || words::take(p, &["VERBOSE"]);
             let what = p.peek_token();
             return match self.statement(p)? {
                 inner @ (Statement::Query(_) | Statement::Insert(_)) => Ok(Statement::Explain(Box::new(inner))),

@@ -118,9 +118,9 @@ fn types_that_do_not_compare_are_refused_when_planned() {
 }
 
 #[test]
-fn a_source_that_can_not_be_opened_is_shown_where_it_is_first_read() {
+fn a_source_that_can_not_be_opened_is_shown_where_it_is_declared() {
     let error = fails("CREATE TABLE t (a INT) WITH ('connector' = 'refused');\nSELECT a FROM t");
-    assert!(error.starts_with("q.sql:2:15: table 't': the option 'path' is missing"), "{error}");
+    assert!(error.starts_with("q.sql:1:14: table 't': the option 'path' is missing"), "{error}");
     let error = try_plan("SELECT * FROM 'missing/*.ndjson'").unwrap_err();
     assert_eq!(error.kind(), millstream_core::ErrorKind::Input);
     assert!(error.to_string().starts_with("q.sql:1:15: no file matches missing/*.ndjson"), "{error}");
