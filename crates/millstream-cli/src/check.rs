@@ -9,6 +9,8 @@ use millstream::core::source::Boundedness;
 use millstream::pipeline::{Pipeline, PipelineQuery};
 use millstream::plan::{Compiled, describe_state};
 
+use crate::out::say;
+
 /// Arguments of `check`.
 #[derive(Args)]
 pub struct Check {
@@ -21,12 +23,12 @@ impl Check {
     pub async fn run(self) -> Result<()> {
         let pipeline = Pipeline::load(&self.file, crate::connectors::installed()).await?;
         for query in &pipeline.queries {
-            println!("{}", describe(query)?);
+            say!("{}", describe(query)?);
         }
         for (name, compiled) in &pipeline.explained {
-            println!("{name}: explained, not run\n{}", describe_plan(compiled));
+            say!("{name}: explained, not run\n{}", describe_plan(compiled));
         }
-        println!(
+        say!(
             "{}: {} quer{} can run",
             self.file.display(),
             pipeline.queries.len(),

@@ -7,7 +7,8 @@ use arrow::datatypes::SchemaRef;
 use millstream::core::lookup::LookupTable;
 use millstream::core::sink::{OutputKind, Sink};
 use millstream::core::source::SourceTable;
-use millstream::io::TableSpec;
+use millstream::io::options::nearest;
+use millstream::io::{TableSpec, sink, source};
 use millstream::sql::{BuiltIn, Connectors, LookupConnectors};
 use millstream::{Error, Result};
 
@@ -41,7 +42,9 @@ impl Home {
 impl Connectors for Installed {
     fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceTable>> {
         match Home::of(table) {
-            Home::BuiltIn => BuiltIn.source(table),
+            Home::BuiltIn => {
+                known(table, "reads rows", &[&source::CONNECTORS, &KAFKA]).and_then(|()| BuiltIn.source(table))
+            }
             Home::Kafka => kafka_source(table),
             Home::Postgres => Err(Error::config(
                 "PostgreSQL is written to or looked up, not streamed: join the table FOR SYSTEM_TIME AS OF PROCTIME(), read \
@@ -56,7 +59,10 @@ impl Connectors for Installed {
 
     fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
         match Home::of(table) {
-            Home::BuiltIn => BuiltIn.sink(table, query, kind, schema),
+            Home::BuiltIn => {
+                known(table, "is written to", &[sink::CONNECTORS, &KAFKA, millstream_postgres::CONNECTORS])?;
+                BuiltIn.sink(table, query, kind, schema)
+            }
             Home::Kafka => kafka_sink(table, query, kind, schema),
             Home::Postgres => millstream_postgres::sink(table, query, kind, schema),
         }
@@ -74,6 +80,20 @@ impl LookupConnectors for Installed {
 
     fn lookup(&self, table: &TableSpec, key: &[String]) -> Result<Arc<dyn LookupTable>> {
         Ok(Arc::new(millstream_postgres::Lookup::new(table, key)?))
+    }
+}
+
+/// Where the table names a connector, it is one of these.
+fn known(table: &TableSpec, what: &str, connectors: &[&[&str]]) -> Result<()> {
+    let all = || connectors.iter().flat_map(|some| some.iter().copied());
+    match table.options.get("connector") {
+        Some(name) if !all().any(|known| known == name) => {
+            let hint = nearest(name, all()).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            let all: Vec<_> = all().map(|known| format!("'{known}'")).collect();
+            let message = format!("there is no connector '{name}' that {what}: there are {}{hint}", all.join(", "));
+            Err(Error::config(message).at(format_args!("table '{}'", table.name)))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ use millstream::sql::Planner;
 use millstream::{Error, Result};
 
 use crate::connectors::installed;
+use crate::out::say;
 use crate::status::{account_line, watermark};
 use crate::table::{duration, thousands};
 
@@ -26,6 +27,8 @@ const SQL: &str = include_str!("../../../examples/demo.sql");
 const DIR: &str = "millstream-demo";
 const QUERY: &str = "alerts";
 
+/// Show it working: card transactions, sliding windows, alerts; kill it and start it again.
+///
 /// Card transactions are generated; windows over them find suspicious cards; alerts go to a file and to the terminal.
 ///
 /// The SQL is printed and lies in examples/demo.sql. Everything is written below millstream-demo/ in the working
@@ -53,10 +56,10 @@ impl Demo {
     }
 
     async fn show(self) -> Result<()> {
-        println!("{}", SQL.trim_end());
-        println!();
-        println!("writes {DIR}/alerts.ndjson and {DIR}/state; kill -9 it and start it again, then: demo --verify");
-        println!();
+        say!("{}", SQL.trim_end());
+        say!("");
+        say!("writes {DIR}/alerts.ndjson and {DIR}/state; kill -9 it and start it again, then: demo --verify");
+        say!("");
         fs::create_dir_all(DIR).map_err(|e| Error::config(format!("{DIR} can't be made")).caused_by(e))?;
         let running = pipeline().await?.start(&run_options()).await?;
         let stoppers = running.stoppers();
@@ -212,16 +215,19 @@ fn newest(count: usize) -> Vec<String> {
 
 /// Computes the answer anew, in batch, and compares.
 async fn verify() -> Result<()> {
+    let not_run = || Error::config("the demo has not run here yet: start it first, with `millstream demo`");
+    let state = Path::new(DIR).join("state");
+    if !state.join(QUERY).is_dir() {
+        return Err(not_run());
+    }
     // What a killed process left half done is finished first, as the same command would.
     let running =
         pipeline().await?.start(&run_options()).await.map_err(|e| e.at("the demo can't be verified while it runs"))?;
     running.stop().await?;
 
-    let state = Path::new(DIR).join("state");
     let dir = query_dirs(&state)?.into_iter().find(|(name, _)| name == QUERY).map(|(_, dir)| dir);
-    let dir: PathBuf = dir.ok_or_else(|| Error::config("the demo has not run yet: start it first"))?;
-    let status =
-        read_status(&RealDisk, &dir)?.ok_or_else(|| Error::config("the demo has not run yet: start it first"))?;
+    let dir: PathBuf = dir.ok_or_else(not_run)?;
+    let status = read_status(&RealDisk, &dir)?.ok_or_else(not_run)?;
     let mut extents: BTreeMap<String, Extent> = BTreeMap::new();
     for (source, positions) in &status.positions {
         extents.entry(source.clone()).or_default().upto = Some(positions.clone());
@@ -236,20 +242,22 @@ async fn verify() -> Result<()> {
     }
     let expected = recompute(&status, &extents).await?;
     let found = published()?;
-    println!("input     {}", status.totals.iter().map(account_line).collect::<Vec<_>>().join("; "));
-    println!("dropped   {rejected} rejected and {late} late rows are stored with their places");
-    println!("batches   {} committed, watermark {}", status.committed, watermark(status.timeline.frontier()));
-    println!("in batch  {} alerts in windows that the watermark has passed", expected.len());
-    println!("streamed  {} alerts in alerts.ndjson", found.len());
+    say!("input     {}", status.totals.iter().map(account_line).collect::<Vec<_>>().join("; "));
+    say!("dropped   {rejected} rejected and {late} late rows are stored with their places");
+    say!("batches   {} committed, watermark {}", status.committed, watermark(status.timeline.frontier()));
+    say!("in batch  {} alerts in windows that the watermark has passed", expected.len());
+    say!("streamed  {} alerts in alerts.ndjson", found.len());
     let missing = difference(&expected, &found);
     let surplus = difference(&found, &expected);
     let books = status.totals.iter().all(millstream::core::batch::Account::balances);
     if missing.is_empty() && surplus.is_empty() && books {
-        println!("verified: nothing lost, nothing doubled");
+        say!("verified: nothing lost, nothing doubled");
         return Ok(());
     }
     for (what, rows) in [("missing", &missing), ("too many", &surplus)] {
-        rows.iter().take(5).for_each(|row| println!("{what}: {row}"));
+        for row in rows.iter().take(5) {
+            say!("{what}: {row}");
+        }
     }
     Err(Error::corrupt(format!("{} alerts are missing and {} are too many", missing.len(), surplus.len())))
 }

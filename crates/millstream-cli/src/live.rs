@@ -30,10 +30,14 @@ pub async fn show(mut query: LiveQuery) -> Result<()> {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             },
-            _ = tick.tick() => screen.draw(&mut answer)?,
+            _ = tick.tick() => {
+                answer.note_rejected(query.rejected());
+                screen.draw(&mut answer)?;
+            }
             () = signals.received() => break Ok(()),
         }
     };
+    answer.note_rejected(query.rejected());
     answer.fresh = true;
     screen.draw(&mut answer)?;
     query.stop().await?;
@@ -49,6 +53,7 @@ struct Answer {
     /// Of an insert-only answer: the newest rows.
     newest: VecDeque<Vec<String>>,
     rows: u64,
+    rejected: u64,
     fresh: bool,
     since: Instant,
 }
@@ -59,7 +64,7 @@ impl Answer {
 
     fn new(kind: OutputKind) -> Self {
         let (current, newest) = (BTreeMap::new(), VecDeque::new());
-        Self { kind, columns: vec![], current, newest, rows: 0, fresh: false, since: Instant::now() }
+        Self { kind, columns: vec![], current, newest, rows: 0, rejected: 0, fresh: false, since: Instant::now() }
     }
 
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -91,10 +96,19 @@ impl Answer {
         Ok(())
     }
 
+    fn note_rejected(&mut self, rows: u64) {
+        self.fresh |= rows != self.rejected;
+        self.rejected = rows;
+    }
+
     /// The table, with at most so many lines, and a line that says how much it is of.
     fn text(&self, lines: usize) -> Result<String> {
+        let rejected = match self.rejected {
+            0 => String::new(),
+            n => format!("; {} rejected", thousands(n)),
+        };
         if self.columns.is_empty() {
-            return Ok("waiting for rows; Ctrl-C ends".to_string());
+            return Ok(format!("waiting for rows{rejected}; Ctrl-C ends"));
         }
         // Borders, the header and the last line.
         let room = lines.saturating_sub(6).max(1);
@@ -119,7 +133,7 @@ impl Answer {
         };
         let fields: Vec<Field> = self.columns.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
         let table = RecordBatch::try_new(Arc::new(Schema::new(fields)), (0..self.columns.len()).map(column).collect())?;
-        Ok(format!("{}\n{note}; {seconds} s; Ctrl-C ends", render(&[table])?))
+        Ok(format!("{}\n{note}{rejected}; {seconds} s; Ctrl-C ends", render(&[table])?))
     }
 }
 
@@ -134,7 +148,7 @@ impl Screen {
         if !std::mem::take(&mut answer.fresh) && self.lines > 0 {
             return Ok(());
         }
-        let (width, height) = crossterm::terminal::size().unwrap_or((120, 40));
+        let (width, height) = size(crossterm::terminal::size().ok());
         let text = answer.text(usize::from(height))?;
         let mut out = std::io::stdout().lock();
         let mut frame = String::new();
@@ -155,9 +169,27 @@ impl Screen {
     }
 }
 
+/// The columns and lines of a terminal, where it says how many it has; some report none.
+fn size(reported: Option<(u16, u16)>) -> (u16, u16) {
+    reported.filter(|(width, height)| *width > 0 && *height > 0).unwrap_or((120, 40))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_that_reports_no_size_is_taken_for_a_common_one() {
+        assert_eq!([size(Some((0, 0))), size(None), size(Some((80, 24)))], [(120, 40), (120, 40), (80, 24)]);
+    }
+
+    #[test]
+    fn rejected_rows_are_shown_though_no_row_came() {
+        let mut answer = Answer::new(OutputKind::Append);
+        answer.note_rejected(1234);
+        assert!(answer.fresh);
+        assert_eq!(answer.text(40).unwrap(), "waiting for rows; 1,234 rejected; Ctrl-C ends");
+    }
 
     fn changes(rows: &[(&str, &str, i64)]) -> RecordBatch {
         let ops: ArrayRef = Arc::new(rows.iter().map(|r| Some(r.0)).collect::<StringArray>());

@@ -5,6 +5,7 @@ mod connectors;
 mod demo;
 mod exit;
 mod live;
+mod out;
 mod run;
 mod signals;
 mod sql;
@@ -15,12 +16,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::out::complain;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exactly-once stream processing on Apache DataFusion.
 #[derive(Parser)]
-#[command(name = "millstream", version, about, after_help = exit::HELP)]
+#[command(name = "millstream", version, after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,7 +31,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show it working: card transactions, sliding windows, alerts; kill it and start it again.
     Demo(demo::Demo),
     /// Run the queries of a file until their input ends, or for ever where a source follows.
     Run(run::Run),
@@ -49,7 +51,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the runtime does not start: {error}");
+            complain!("error: the runtime does not start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            complain!("error: {error}");
             exit::code(error.kind())
         }
     }

@@ -11,6 +11,7 @@ use millstream::pipeline::{Pipeline, RunOptions, Running};
 use millstream::{Error, Result, settings};
 
 use crate::check::describe_plan;
+use crate::out::{complain, say};
 use crate::signals::Signals;
 use crate::status::{account_line, watermark};
 use crate::table::{duration, thousands};
@@ -81,7 +82,7 @@ impl Run {
     pub async fn run(self) -> Result<()> {
         let pipeline = Pipeline::load(&self.file, crate::connectors::installed()).await?;
         for (name, compiled) in &pipeline.explained {
-            println!("{name}\n{}", describe_plan(compiled));
+            say!("{name}\n{}", describe_plan(compiled));
         }
         if pipeline.queries.is_empty() {
             return Ok(());
@@ -99,7 +100,7 @@ pub async fn follow(running: Running, mut signals: Signals, quiet: bool) -> Resu
     let stoppers = running.stoppers();
     tokio::spawn(async move {
         signals.received().await;
-        eprintln!("stopping: finishing the batch, checkpointing ..");
+        complain!("stopping: finishing the batch, checkpointing ..");
         stoppers.iter().for_each(millstream::core::query::Stopper::stop);
     });
     let several = running.queries.len() > 1;
@@ -123,7 +124,7 @@ pub async fn follow(running: Running, mut signals: Signals, quiet: bool) -> Resu
                 _ = tick.tick() => {
                     for (name, line) in &mut lines {
                         if !quiet {
-                            println!("{}", line.show(several.then_some(name)));
+                            say!("{}", line.show(several.then_some(name)));
                         }
                     }
                 }
@@ -157,18 +158,20 @@ async fn announce(name: &str, watch: &mut tokio::sync::watch::Receiver<millstrea
                 let from = recovery.checkpoint.map_or("began with no checkpoint".to_string(), |b| {
                     format!("restored the checkpoint of batch {b}")
                 });
-                println!(
+                say!(
                     "{name}: continues after batch {}: {from}, ran {} batches again, {} of them had not been published",
-                    recovery.last, recovery.replayed, recovery.published
+                    recovery.last,
+                    recovery.replayed,
+                    recovery.published
                 );
                 if let Some(why) = &recovery.passed_over {
-                    println!("{name}: a newer checkpoint was passed over: {why}");
+                    say!("{name}: a newer checkpoint was passed over: {why}");
                 }
             }
             match &status.state {
                 QueryState::Retrying { what, error } if !retrying => {
                     retrying = true;
-                    eprintln!("{name}: {what} fails, trying again: {error}");
+                    complain!("{name}: {what} fails, trying again: {error}");
                 }
                 QueryState::Running | QueryState::Resting => retrying = false,
                 _ => {}
@@ -232,10 +235,10 @@ fn summary(name: &str, status: &millstream::core::query::QueryStatus, elapsed: D
         _ => "stopped",
     };
     let Some(progress) = &status.progress else {
-        println!("{name}: {state} after {}; no batch was run", duration(elapsed.as_secs_f64()));
+        say!("{name}: {state} after {}; no batch was run", duration(elapsed.as_secs_f64()));
         return;
     };
-    println!(
+    say!(
         "{name}: {state} after {} at batch {}; {} rows out, watermark {}",
         duration(elapsed.as_secs_f64()),
         progress.batch,
@@ -243,6 +246,6 @@ fn summary(name: &str, status: &millstream::core::query::QueryStatus, elapsed: D
         watermark(progress.frontier)
     );
     for account in &progress.totals {
-        println!("  {}", account_line(account));
+        say!("  {}", account_line(account));
     }
 }

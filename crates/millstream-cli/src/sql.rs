@@ -1,12 +1,13 @@
 //! `millstream sql`: a SELECT over files and declared tables, once or at a prompt.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt;
-use millstream::batch::{answer, is_followed};
+use millstream::batch::{RejectedRows, answer_and_note, is_followed};
 use millstream::pipeline::{LiveQuery, asked, query_dirs};
 use millstream::plan::compile;
 use millstream::sql::{PlannedQuery, Planner};
@@ -14,7 +15,8 @@ use millstream::{Error, Result, dropped, kept};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use crate::table::render;
+use crate::out::say;
+use crate::table::{render, thousands};
 
 /// Rows at the most that are shown of an answer.
 const ROWS_MAX: usize = 10_000;
@@ -22,7 +24,7 @@ const ROWS_MAX: usize = 10_000;
 /// Arguments of `sql`.
 #[derive(Args)]
 pub struct Sql {
-    /// The SQL; without it, a prompt.
+    /// The SQL; without it, what stdin holds, or a prompt at a terminal.
     #[arg(short, long)]
     command: Option<String>,
     /// A pipeline's state directory: its dropped rows are tables, `<source>$rejected` and `<query>$late`, and so is what
@@ -32,18 +34,24 @@ pub struct Sql {
 }
 
 impl Sql {
-    /// Answers the command, or prompts until the end of input.
+    /// Answers the command, or what stdin holds; at a terminal it prompts until the end of input.
     pub async fn run(self) -> Result<()> {
         let mut planner = Planner::new(crate::connectors::installed(), Path::new("."))?;
         if let Some(state) = &self.state {
-            let queries = query_dirs(&crate::status::state_dir(state))?;
+            let queries = query_dirs(&crate::status::state_dir(state)?)?;
             for (name, table) in dropped::tables(&queries)?.into_iter().chain(kept::tables(&queries)?) {
                 planner.catalog().add_provider(name, table);
             }
         }
         match &self.command {
             Some(text) => execute(&mut planner, "command line", text).await,
-            None => prompt(&mut planner).await,
+            None if std::io::stdin().is_terminal() => prompt(&mut planner).await,
+            None => {
+                let mut text = String::new();
+                let unread = |e| Error::input("stdin can't be read").caused_by(e);
+                std::io::stdin().read_to_string(&mut text).map_err(unread)?;
+                execute(&mut planner, "stdin", &text).await
+            }
         }
     }
 }
@@ -63,7 +71,7 @@ async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
     let compiled = || compile(query.plan.clone(), asked(&query), state);
     if query.explain {
         let compiled = compiled().await.map_err(|r| r.at(&query))?;
-        println!("{}", crate::check::describe_plan(&compiled));
+        say!("{}", crate::check::describe_plan(&compiled));
         return Ok(());
     }
     if is_followed(&query.plan)? {
@@ -71,7 +79,9 @@ async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
         return live(LiveQuery::start(compiled).await?).await;
     }
     let failed = |e| query.error(&e);
-    let mut rows = answer(query.plan.clone(), state, &BTreeMap::new()).await.map_err(failed)?;
+    let rejected = RejectedRows::default();
+    let rows = answer_and_note(query.plan.clone(), state, &BTreeMap::new(), &rejected).await;
+    let mut rows = rows.map_err(failed)?;
     let schema = rows.schema();
     let mut shown = vec![];
     let (mut count, mut more) = (0, false);
@@ -85,9 +95,13 @@ async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
     if shown.is_empty() {
         shown.push(arrow::array::RecordBatch::new_empty(schema));
     }
-    println!("{}", render(&shown)?);
+    say!("{}", render(&shown)?);
     let note = if more { format!(", the first {ROWS_MAX} are shown") } else { String::new() };
-    println!("{count} row{}{note}", if count == 1 { "" } else { "s" });
+    say!("{count} row{}{note}", if count == 1 { "" } else { "s" });
+    if let Some((count, first)) = rejected.summary() {
+        let rows = if count == 1 { "row was" } else { "rows were" };
+        say!("{} {rows} rejected, by the columns that the query reads; first {first}", thousands(count));
+    }
     Ok(())
 }
 
@@ -96,15 +110,27 @@ async fn live(mut query: LiveQuery) -> Result<()> {
     if std::io::stdout().is_terminal() {
         return crate::live::show(query).await;
     }
-    println!("a source is followed: changes are shown as they come, Ctrl-C ends");
+    say!("a source is followed: changes are shown as they come, Ctrl-C ends");
     let mut signals = crate::signals::Signals::listen()?;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut rejected = 0;
     loop {
-        tokio::select! {
+        let heard = tokio::select! {
             rows = query.next() => match rows? {
-                Some(rows) => println!("{}", render(&[rows])?),
+                Some(rows) => say!("{}", render(&[rows])?),
                 None => return Ok(()),
             },
+            _ = tick.tick() => match query.rejected() {
+                now if now > rejected => {
+                    rejected = now;
+                    say!("{} rows were rejected so far", thousands(now))
+                }
+                _ => true,
+            },
             () = signals.received() => return query.stop().await,
+        };
+        if !heard {
+            return query.stop().await;
         }
     }
 }
@@ -117,7 +143,7 @@ async fn prompt(planner: &mut Planner) -> Result<()> {
         // The first time there is none.
         let _ = editor.load_history(history);
     }
-    println!("millstream {}; end a statement with ; and leave with Ctrl-D", env!("CARGO_PKG_VERSION"));
+    say!("millstream {}; end a statement with ; and leave with Ctrl-D", env!("CARGO_PKG_VERSION"));
     let mut text = String::new();
     loop {
         let line = match editor.readline(if text.is_empty() { "millstream> " } else { "        -> " }) {
@@ -137,7 +163,7 @@ async fn prompt(planner: &mut Planner) -> Result<()> {
         let statement = std::mem::take(&mut text);
         let _ = editor.add_history_entry(statement.trim());
         if let Err(error) = execute(planner, "prompt", &statement).await {
-            println!("error: {error}");
+            say!("error: {error}");
         }
     }
     if let Some(history) = &history {

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use millstream::core::batch::Account;
 use millstream::core::disk::RealDisk;
-use millstream::core::log::{LogStatus, read_status};
+use millstream::core::log::{LogStatus, is_running, read_status};
 use millstream::core::watermark::END_OF_TIME;
 use millstream::pipeline::query_dirs;
 use millstream::runner::edge::show;
 use millstream::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::out::say;
 use crate::table::thousands;
 
 /// Arguments of `status`.
@@ -27,11 +28,11 @@ pub struct Status {
 impl Status {
     /// Reads and shows it; the pipeline may be running.
     pub fn run(self) -> Result<()> {
-        let dir = state_dir(&self.dir);
+        let dir = state_dir(&self.dir)?;
         let mut queries = vec![];
         for (name, path) in query_dirs(&dir)? {
             if let Some(status) = read_status(&RealDisk, &path)? {
-                queries.push((name, status));
+                queries.push((name, status, is_running(&path)));
             }
         }
         if queries.is_empty() {
@@ -41,40 +42,43 @@ impl Status {
             )));
         }
         if self.json {
-            let queries: Vec<Value> = queries.iter().map(|(name, status)| as_json(name, status)).collect();
-            println!("{}", json!({ "queries": queries }));
+            let queries: Vec<Value> = queries.iter().map(|(name, status, runs)| as_json(name, status, *runs)).collect();
+            say!("{}", json!({ "queries": queries }));
             return Ok(());
         }
-        for (name, status) in &queries {
-            print(name, status);
+        for (name, status, runs) in &queries {
+            print(name, status, *runs);
         }
         Ok(())
     }
 }
 
 /// A state directory, or the one that belongs to an SQL file.
-pub fn state_dir(named: &Path) -> PathBuf {
-    if named.is_file() { millstream::pipeline::default_state_dir(named) } else { named.to_path_buf() }
+pub fn state_dir(named: &Path) -> Result<PathBuf> {
+    if named.is_file() { millstream::pipeline::state_dir_of(named) } else { Ok(named.to_path_buf()) }
 }
 
-fn print(name: &str, status: &LogStatus) {
+fn print(name: &str, status: &LogStatus, runs: bool) {
     let state = match &status.stopped {
         Some(stopped) if stopped.ended => format!("ended at {}", show(stopped.time_us)),
         Some(stopped) => format!("stopped at {}", show(stopped.time_us)),
-        None => format!("running, or died: owner {} since {}", status.owner.holder, show(status.owner.since_us)),
+        None => {
+            let what = if runs { "running" } else { "died; started again, it goes on" };
+            format!("{what}: owner {} since {}", status.owner.holder, show(status.owner.since_us))
+        }
     };
-    println!("{name}: {state}");
+    say!("{name}: {state}");
     let intended = status.last_intent.as_ref().map_or(status.committed, |i| i.batch);
-    println!("  batches     {} committed, {} intended", thousands(status.committed.0), thousands(intended.0));
-    println!("  rows out    {}", thousands(status.rows_out));
-    println!("  watermark   {}", watermark(status.timeline.frontier()));
+    say!("  batches     {} committed, {} intended", thousands(status.committed.0), thousands(intended.0));
+    say!("  rows out    {}", thousands(status.rows_out));
+    say!("  watermark   {}", watermark(status.timeline.frontier()));
     for account in &status.totals {
-        println!("  {}", account_line(account));
+        say!("  {}", account_line(account));
     }
     let checkpoints: Vec<_> =
         status.checkpoints.iter().map(|(batch, at)| format!("batch {batch} at {}", show(*at))).collect();
-    println!("  checkpoints {}", if checkpoints.is_empty() { "none yet".to_string() } else { checkpoints.join(", ") });
-    println!("  incarnation {} epoch {}", status.identity.incarnation, status.owner.epoch);
+    say!("  checkpoints {}", if checkpoints.is_empty() { "none yet".to_string() } else { checkpoints.join(", ") });
+    say!("  incarnation {} epoch {}", status.identity.incarnation, status.owner.epoch);
 }
 
 /// The account of a source in one line; it says so where it does not add up.
@@ -105,11 +109,12 @@ pub fn watermark(frontier: Option<i64>) -> String {
     }
 }
 
-fn as_json(name: &str, status: &LogStatus) -> Value {
+fn as_json(name: &str, status: &LogStatus, runs: bool) -> Value {
     json!({
         "query": name,
         "incarnation": status.identity.incarnation,
         "epoch": status.owner.epoch,
+        "running": runs,
         "stopped": status.stopped.is_some(),
         "ended": status.stopped.as_ref().is_some_and(|s| s.ended),
         "committed": status.committed.0,

@@ -62,6 +62,14 @@ struct RealLock(#[expect(dead_code, reason = "the lock is held as long as the fi
 
 impl DiskLock for RealLock {}
 
+impl RealDisk {
+    /// Whether somebody holds the lock of this name. Nothing is written.
+    pub fn is_locked(path: &Path) -> bool {
+        let held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        File::open(path).is_ok_and(held)
+    }
+}
+
 #[async_trait]
 impl Disk for RealDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {

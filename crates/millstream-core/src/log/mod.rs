@@ -48,5 +48,5 @@ pub use history::{Entry, History};
 pub use read::read_history;
 pub use record::{After, Checkpoint, Epoch, Header, Identity, Ownership, Stopped};
 pub(crate) use status::add;
-pub use status::{LogStatus, read_status};
+pub use status::{LogStatus, is_running, read_status};
 pub(crate) use write::{BatchLog, LogConfig};

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use crate::batch::{Account, BatchId, Commit, Intent};
-use crate::disk::Disk;
+use crate::disk::{Disk, RealDisk};
 use crate::error::Result;
 use crate::query::intend::{SourcePositions, advance};
 use crate::watermark::Timeline;
 
 use super::history::History;
+use super::paths;
 use super::read::read_history;
 use super::record::{Epoch, Identity, Ownership, Stopped};
 
@@ -47,6 +48,11 @@ pub struct LogStatus {
 /// [`crate::ErrorKind::Corrupt`] where the log can't be read.
 pub fn read_status(disk: &dyn Disk, dir: &Path) -> Result<Option<LogStatus>> {
     Ok(read_history(disk, dir)?.map(LogStatus::of))
+}
+
+/// Whether a process of this machine runs the query of this log.
+pub fn is_running(dir: &Path) -> bool {
+    RealDisk::is_locked(&paths::lock(dir))
 }
 
 impl LogStatus {

@@ -18,7 +18,8 @@ use crate::options::nearest;
 
 pub use filesystem::infer_table;
 
-const CONNECTORS: [&str; 4] = ["filesystem", "datagen", "nexmark", "demo-cards"];
+/// The sources of this crate.
+pub const CONNECTORS: [&str; 4] = ["filesystem", "datagen", "nexmark", "demo-cards"];
 
 /// The table that a declaration describes, to be read from.
 ///
