@@ -14,22 +14,23 @@ use std::path::{Path, PathBuf};
 /// `session` and `frame` are what a program uses, `pipeline` what a file of SQL becomes. `batch` is the yardstick and
 /// shares only planning with the stream. `plan` makes from SQL's plans what `runner` runs; `exec` knows neither: an
 /// operator sees rows, windows and weights.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("session", &["frame", "pipeline", "sql", "changelog"]),
     ("frame", &["pipeline", "batch", "plan", "sql", "window"]),
     ("pipeline", &["dropped", "runner", "plan", "sql", "settings"]),
     ("dropped", &[]),
     ("kept", &[]),
-    ("batch", &["plan", "sql", "set_op", "temporal", "changelog"]),
+    ("batch", &["plan", "sql", "set_op", "temporal", "changelog", "stack"]),
     ("runner", &["plan", "exec", "changelog"]),
-    ("plan", &["sql", "exec", "window", "changelog", "set_op", "temporal"]),
-    ("sql", &["window", "settings", "set_op", "temporal", "changelog"]),
+    ("plan", &["sql", "exec", "window", "changelog", "set_op", "temporal", "stack"]),
+    ("sql", &["window", "settings", "set_op", "temporal", "changelog", "stack"]),
     ("exec", &["window", "changelog"]),
     ("settings", &[]),
     ("window", &[]),
     ("set_op", &[]),
     ("temporal", &[]),
     ("changelog", &[]),
+    ("stack", &[]),
 ];
 
 /// Files that import upwards, what they import, and why that is borne.
