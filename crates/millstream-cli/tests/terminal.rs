@@ -147,7 +147,7 @@ fn a_select_in_a_file_that_is_run_is_refused_at_its_place() {
     fs::write(dir.path().join("q.sql"), format!("{TABLE}SELECT * FROM t;\n")).unwrap();
     let output = millstream(dir.path(), &["run", "q.sql"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert!(said(&output).contains("q.sql:2:1: a SELECT by itself is not run"), "{}", said(&output));
+    assert!(said(&output).contains("q.sql:2:1: nobody would see the answer of a SELECT"), "{}", said(&output));
 }
 
 #[test]
