@@ -131,7 +131,8 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
     let (plan, uses_clock) = clock::bind(plan, &time)?;
     let plan = rules::analyze(ranking::distinct_on_as_rank(plan)?, state)?;
     refuse_early(&plan)?;
-    let named = used_tables(&plan)?;
+    // A table that can't be streamed may still become constant rows: what is wrong with it is said when it has not.
+    let named = used_tables(&plan).unwrap_or_default();
     let plan = rules::optimize(plan, state)?;
     let forgets = lifetimes.forgets();
     let edge = incremental::rewrite(&plan, emit, lifetimes)?;
