@@ -114,15 +114,27 @@ async fn a_wrong_password_is_said_at_once_and_never_shown() {
     }
 }
 
+/// Why nothing comes through. On a busy machine the client's time may be over before it has met the certificate: it
+/// says so with a kind that is retried, and so it is.
+async fn refused(options: &[(&str, String)]) -> millstream_core::Error {
+    let mut error = round_trip(options).await.unwrap_err();
+    for _ in 0..5 {
+        if error.kind() == ErrorKind::Retry {
+            error = round_trip(options).await.unwrap_err();
+        }
+    }
+    error
+}
+
 #[tokio::test]
 async fn a_certificate_that_is_wrong_or_missing_is_said() {
     let unknown = vec![
         ("properties.bootstrap.servers", broker().fact("SASL_SSL").to_string()),
         ("properties.security.protocol", "SSL".to_string()),
     ];
-    let error = round_trip(&unknown).await.unwrap_err();
+    let error = refused(&unknown).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
-    let error = round_trip(&tls("SSL")).await.unwrap_err();
+    let error = refused(&tls("SSL")).await;
     assert!(error.to_string().contains("certificate") || error.to_string().contains("SSL"), "{error}");
 }
