@@ -80,7 +80,10 @@ impl Listing {
                         Ok(path) => plain(&path),
                         // It went while the list was made.
                         Err(e) if e.error().kind() == std::io::ErrorKind::NotFound => continue,
-                        Err(e) => return Err(io_error(&e.path().to_path_buf(), "listed", e.into())),
+                        Err(e) => {
+                            let path = e.path().to_path_buf();
+                            return Err(io_error(&path, "listed", e.into()));
+                        }
                     };
                     found.extend(Some(path).filter(|p| p.is_file()));
                 }

@@ -312,7 +312,7 @@ async fn an_unreadable_directory_under_a_glob_is_an_error() {
         fs::write(dir.path().join(name).join("x"), "1\n").unwrap();
     }
     let closed = dir.path().join("b");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     // For root everything is readable.
     if fs::read_dir(&closed).is_err() {
         let error = bounded(dir.path(), "*/*").offer(&Positions::new(), ALL).await.unwrap_err();
