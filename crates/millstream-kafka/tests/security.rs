@@ -135,6 +135,6 @@ async fn a_certificate_that_is_wrong_or_missing_is_said() {
     let error = refused(&unknown).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
-    let error = refused(&tls("SSL")).await;
+    let error = round_trip(&tls("SSL")).await.unwrap_err();
     assert!(error.to_string().contains("certificate") || error.to_string().contains("SSL"), "{error}");
 }

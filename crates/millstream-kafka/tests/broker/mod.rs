@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -109,6 +109,16 @@ impl Broker {
         }
         let made = block_on(admin.create_topics(&[new], &AdminOptions::new().operation_timeout(Some(T30)))).unwrap();
         assert!(made.iter().all(Result::is_ok), "{made:?}");
+        // The broker answers before everybody who asks it sees the topic.
+        let until = Instant::now() + T30;
+        let seen = || {
+            let found = admin.inner().fetch_metadata(Some(topic), T30).unwrap();
+            found.topics().iter().any(|t| t.error().is_none() && t.partitions().len() == partitions as usize)
+        };
+        while !seen() {
+            assert!(Instant::now() < until, "the topic {topic} was made, and is not there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn delete_topic(&self, topic: &str) {
