@@ -3,18 +3,21 @@
 //! Expressions keep their spans. Where a name means something else to Flink and Spark than to DataFusion, and the
 //! difference would not be seen, the call is refused with both ways to write it.
 
+mod aggregate;
+mod json;
+mod syntax;
+
 use std::mem;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
-    ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Ident, JsonNullClause, ObjectName, OrderByExpr, OrderByOptions, Query, Select, Spanned,
-    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
+    Array, BinaryOperator, CeilFloorKind, DataType, DateTimeField, ExactNumberInfo, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, Query, Select, Spanned, TableFactor, TimezoneInfo, UnaryOperator, Value,
+    VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
+use self::syntax::{call, case, cast, literal, plus, rename, text};
 use super::clauses::IS_JSON;
 use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
@@ -190,45 +193,9 @@ fn negated_if(negated: bool, expr: Expr) -> Expr {
     }
 }
 
-fn text(text: &str) -> Expr {
-    Expr::value(Value::SingleQuotedString(text.to_string()))
-}
-
-fn unnamed(expr: Expr) -> FunctionArg {
-    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
-}
-
-fn list(args: Vec<Expr>) -> FunctionArguments {
-    let args = args.into_iter().map(unnamed).collect();
-    FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: vec![] })
-}
-
-fn call(name: &str, span: Span, args: Vec<Expr>) -> Expr {
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::with_span(span, name)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: list(args),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: vec![],
-    })
-}
-
 /// The kind in `x IS JSON kind`, where it is that.
 fn json_kind(expr: &Expr) -> Option<String> {
     literal(expr)?.strip_prefix(IS_JSON).map(String::from)
-}
-
-fn literal(expr: &Expr) -> Option<&str> {
-    match expr {
-        Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 fn is_negative(expr: &Expr) -> bool {
@@ -260,14 +227,10 @@ fn function_form(function: &mut Function) -> Result<Option<Expr>, SqlError> {
         return Ok(None);
     }
     let Some(args) = arguments(function) else { return Ok(None) };
-    if let Some(form) = aggregate_form(function, &name, span, &args)? {
-        return Ok(form);
+    if aggregate::form(function, &name, span, &args) {
+        return Ok(None);
     }
     scalar_form(function, &name, span, args)
-}
-
-fn rename(function: &mut Function, name: &str, span: Span) {
-    function.name = ObjectName::from(vec![Ident::with_span(span, name)]);
 }
 
 /// The arguments, where each is an expression.
@@ -285,10 +248,6 @@ fn argument(arg: &FunctionArg) -> Option<Expr> {
 
 fn local_timestamp(span: Span) -> Expr {
     cast(call("now", span, vec![]), DataType::Timestamp(Some(3), TimezoneInfo::None))
-}
-
-fn cast(expr: Expr, data_type: DataType) -> Expr {
-    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
 }
 
 /// Forms of scalar functions.
@@ -349,8 +308,8 @@ fn scalar_form(function: &Function, name: &str, span: Span, args: Vec<Expr>) -> 
         ("from_base64", [value]) => {
             Some(cast(call("decode", span, vec![value.clone(), text("base64")]), DataType::Varchar(None)))
         }
-        ("json_object", args) => Some(json_object(function, span, args)?),
-        ("json_array", args) => Some(json_array(function, span, args)),
+        ("json_object", args) => Some(json::object(function, span, args)?),
+        ("json_array", args) => Some(json::array(function, span, args)),
         ("map_of", args) if args.len().is_multiple_of(2) => {
             let every_other = |from| args.iter().skip(from).step_by(2).cloned().collect();
             let array = |elem| Expr::Array(Array { elem, named: true });
@@ -365,24 +324,6 @@ fn modulo(left: &Expr, right: &Expr) -> Expr {
     // Each side keeps its parentheses: MOD(a + b, c) is no a + b % c.
     let nested = |side: &Expr| Expr::Nested(Box::new(side.clone()));
     plus(&nested(left), BinaryOperator::Modulo, &nested(right))
-}
-
-fn plus(left: &Expr, op: BinaryOperator, right: &Expr) -> Expr {
-    let (left, right) = (Box::new(left.clone()), Box::new(right.clone()));
-    Expr::Nested(Box::new(Expr::BinaryOp { left, op, right }))
-}
-
-/// IF is CASE, so that only the branch that is taken is computed.
-fn case(operand: Option<&Expr>, branches: Vec<(&Expr, &Expr)>, otherwise: Option<&Expr>) -> Expr {
-    let branch =
-        |(condition, result): (&Expr, &Expr)| CaseWhen { condition: condition.clone(), result: result.clone() };
-    Expr::Case {
-        case_token: AttachedToken::empty(),
-        end_token: AttachedToken::empty(),
-        operand: operand.map(|o| Box::new(o.clone())),
-        conditions: branches.into_iter().map(branch).collect(),
-        else_result: otherwise.map(|o| Box::new(o.clone())),
-    }
 }
 
 fn elt(place: &Expr, texts: &[Expr]) -> Expr {
@@ -411,133 +352,4 @@ fn encode(value: &Expr, format: &Expr, span: Span, args: Vec<Expr>) -> Option<Ex
         return Some(value.clone());
     }
     (!is_encoding(format)).then(|| call("encode_charset", span, args))
-}
-
-/// Whether NULL values are left out.
-fn absent_on_null(function: &Function, otherwise: bool) -> Expr {
-    let FunctionArguments::List(list) = &function.args else { return text("null") };
-    let clause = list.clauses.iter().find_map(|clause| match clause {
-        FunctionArgumentClause::JsonNullClause(clause) => Some(*clause == JsonNullClause::AbsentOnNull),
-        _ => None,
-    });
-    text(if clause.unwrap_or(otherwise) { "absent" } else { "null" })
-}
-
-/// Whether an expression is JSON, and not text that is to be quoted.
-fn is_json(expr: &Expr) -> Expr {
-    let made = |f: &Function| {
-        ["json_object_of", "json_array_of", "json_query"].contains(&f.name.to_string().to_lowercase().as_str())
-    };
-    let arrow = |op: &BinaryOperator| *op == BinaryOperator::Arrow;
-    let json = match expr {
-        Expr::Function(function) => made(function),
-        Expr::BinaryOp { op, .. } => arrow(op),
-        Expr::Nested(inner) => matches!(inner.as_ref(), Expr::BinaryOp { op, .. } if arrow(op)),
-        _ => false,
-    };
-    Expr::value(Value::Boolean(json))
-}
-
-fn json_object(function: &Function, span: Span, args: &[Expr]) -> Result<Expr, SqlError> {
-    let mut out = vec![absent_on_null(function, false)];
-    for pair in args.chunks(2) {
-        let [key, value] = pair else {
-            let reason = "JSON_OBJECT takes a value for each key: JSON_OBJECT('a' VALUE 1, 'b' VALUE 2)";
-            return Err(SqlError::new(span, reason));
-        };
-        out.extend([key.clone(), is_json(value), value.clone()]);
-    }
-    Ok(call("json_object_of", span, out))
-}
-
-fn json_array(function: &Function, span: Span, args: &[Expr]) -> Expr {
-    let mut out = vec![absent_on_null(function, true)];
-    out.extend(args.iter().flat_map(|value| [is_json(value), value.clone()]));
-    call("json_array_of", span, out)
-}
-
-/// Forms of aggregate functions: what the call becomes, or that it was changed in its place.
-fn aggregate_form(
-    function: &mut Function,
-    name: &str,
-    span: Span,
-    args: &[Expr],
-) -> Result<Option<Option<Expr>>, SqlError> {
-    match (name, args) {
-        ("listagg", [value, separator @ ..]) if separator.len() < 2 => {
-            let separator = separator.first().cloned().unwrap_or_else(|| text(","));
-            let order = mem::take(&mut function.within_group);
-            set(function, "string_agg", span, vec![value.clone(), separator], order);
-        }
-        ("collect_list", [value]) => {
-            set(function, "array_agg", span, args.to_vec(), vec![]);
-            only_where(function, Expr::IsNotNull(Box::new(value.clone())));
-        }
-        ("collect_set", [value]) => {
-            set(function, "array_agg", span, args.to_vec(), vec![order_by(value, true)]);
-            only_where(function, Expr::IsNotNull(Box::new(value.clone())));
-            if let FunctionArguments::List(list) = &mut function.args {
-                list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
-            }
-        }
-        ("count_if" | "countif", [condition]) => {
-            set(function, "count", span, vec![], vec![]);
-            function.args = FunctionArguments::List(FunctionArgumentList {
-                duplicate_treatment: None,
-                args: vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)],
-                clauses: vec![],
-            });
-            only_where(function, condition.clone());
-        }
-        ("max_by" | "min_by", [value, by]) => {
-            let order = vec![order_by(by, name == "min_by")];
-            set(function, "first_value", span, vec![value.clone()], order);
-            only_where(function, Expr::IsNotNull(Box::new(by.clone())));
-        }
-        ("percentile" | "percentile_approx" | "approx_percentile", [value, share]) => {
-            let known = if name == "percentile" { "percentile_cont" } else { "approx_percentile_cont" };
-            let order = order_by(value, true);
-            set(function, known, span, vec![share.clone()], vec![]);
-            function.within_group = vec![order];
-        }
-        _ => return Ok(None),
-    }
-    Ok(Some(None))
-}
-
-fn set(function: &mut Function, name: &str, span: Span, args: Vec<Expr>, order: Vec<OrderByExpr>) {
-    rename(function, name, span);
-    let clauses = match &mut function.args {
-        FunctionArguments::List(list) => mem::take(&mut list.clauses),
-        _ => vec![],
-    };
-    let treatment = match &function.args {
-        FunctionArguments::List(list) => list.duplicate_treatment,
-        _ => None,
-    };
-    function.args = list(args);
-    if let FunctionArguments::List(list) = &mut function.args {
-        list.duplicate_treatment = treatment;
-        list.clauses = clauses;
-        if !order.is_empty() {
-            list.clauses.push(FunctionArgumentClause::OrderBy(order));
-        }
-    }
-}
-
-fn order_by(expr: &Expr, ascending: bool) -> OrderByExpr {
-    let options = OrderByOptions { asc: Some(ascending), nulls_first: None };
-    OrderByExpr { expr: expr.clone(), options, with_fill: None }
-}
-
-/// Adds a condition to a call's FILTER.
-fn only_where(function: &mut Function, condition: Expr) {
-    let nested = |expr| Box::new(Expr::Nested(Box::new(expr)));
-    function.filter = Some(match function.filter.take() {
-        Some(filter) => {
-            let (left, right) = (nested(*filter), nested(condition));
-            Box::new(Expr::BinaryOp { left, op: BinaryOperator::And, right })
-        }
-        None => Box::new(condition),
-    });
 }
