@@ -6,7 +6,7 @@ use clap::Args;
 use millstream::core::batch::Account;
 use millstream::core::disk::RealDisk;
 use millstream::core::log::{LogStatus, is_running, read_status};
-use millstream::core::watermark::END_OF_TIME;
+use millstream::core::watermark::{END_OF_EVENT_TIME, END_OF_TIME};
 use millstream::pipeline::query_dirs;
 use millstream::runner::edge::show;
 use millstream::{Error, Result};
@@ -105,6 +105,7 @@ pub fn watermark(frontier: Option<i64>) -> String {
     match frontier {
         None => "none yet".to_string(),
         Some(END_OF_TIME) => "the end of the input".to_string(),
+        Some(END_OF_EVENT_TIME) => "the end of all event times".to_string(),
         Some(time_us) => show(time_us),
     }
 }

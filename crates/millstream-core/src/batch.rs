@@ -124,6 +124,9 @@ pub struct SourceIntent {
     /// Partitions that stepped aside: read to their end and resting for longer than the idle time-out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub idle: Vec<PartitionId>,
+    /// The source has had no partition for longer than the idle time-out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resting: bool,
     /// Partitions that hold nothing after this batch, and never will.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finished: Vec<PartitionId>,

@@ -1,6 +1,7 @@
 //! Time, passed in: so that a test can hold it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 
@@ -8,7 +9,12 @@ use async_trait::async_trait;
 #[async_trait]
 pub trait Clock: Send + Sync {
     /// Microseconds since 1970-01-01 UTC.
+    ///
+    /// It is for what is recorded and shown. It may be set, forward or back, while a query runs.
     fn now_us(&self) -> i64;
+
+    /// The time since a moment before the query began. It never goes back, whatever is done to the clock.
+    fn elapsed(&self) -> Duration;
 
     /// Returns when so much time has passed.
     async fn sleep(&self, duration: Duration);
@@ -23,6 +29,11 @@ impl Clock for SystemClock {
     fn now_us(&self) -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -112,6 +112,12 @@ pub trait Runner: Send {
         Ok(BTreeMap::new())
     }
 
+    /// The batch time, in microseconds since 1970-01-01 UTC, from which on a batch answers something even where there is
+    /// nothing to read: a window over the clock ends then. `None` where nothing waits for the clock.
+    fn due_us(&self) -> Option<i64> {
+        None
+    }
+
     /// Runs a batch.
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome>;
 

@@ -2,8 +2,9 @@
 //!
 //! The watermark of a partition after a row is the largest event time seen up to and with that row, minus
 //! the declared delay. The frontier is the minimum over the active partitions of all sources that have an
-//! event time; it never moves back. When every partition has finished, it is [`END_OF_TIME`]; when none
-//! is active but rows may still come, it is the largest of all watermarks.
+//! event time; it never moves back. When every partition has finished, it is [`END_OF_TIME`], or
+//! [`END_OF_EVENT_TIME`] while a source without an event time goes on; when none is active but rows may still
+//! come, it is the largest of all watermarks.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,10 @@ use crate::batch::{Intent, PartitionId};
 
 /// The frontier after the last row of everything: every window closes.
 pub const END_OF_TIME: i64 = i64::MAX;
+
+/// The frontier when every source with an event time has ended, and one without goes on: every window closes, and
+/// what waits for the end of the input waits.
+pub const END_OF_EVENT_TIME: i64 = END_OF_TIME - 1;
 
 /// Whether a partition holds the frontier back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,9 @@ pub struct SourceTime {
     pub partitions: BTreeMap<PartitionId, PartitionTime>,
     /// No partition can be added any more.
     pub closed: bool,
+    /// No partition was found for longer than the idle time-out: it does not hold the frontier back until one is.
+    #[serde(default)]
+    pub resting: bool,
     /// Whether the source declares a watermark. Without one it has no say in the frontier until it ends.
     pub event_time: bool,
 }
@@ -104,6 +112,7 @@ impl Timeline {
             for id in &part.finished {
                 source.partitions.entry(id.clone()).or_default().status = PartitionStatus::Finished;
             }
+            source.resting = (source.resting || part.resting) && source.partitions.is_empty();
         }
         for (source, partitions) in watermarks {
             let source = self.sources.entry(source.clone()).or_default();
@@ -120,8 +129,11 @@ impl Timeline {
             return Some(END_OF_TIME);
         }
         let timed = || self.sources.values().filter(|s| s.event_time && !s.ended());
+        if timed().next().is_none() {
+            return self.sources.values().any(|s| s.event_time).then_some(END_OF_EVENT_TIME);
+        }
         let open = || timed().flat_map(|s| s.partitions.values()).filter(|p| p.status != PartitionStatus::Finished);
-        if timed().any(|s| s.partitions.is_empty()) || timed().next().is_none() {
+        if timed().any(|s| s.partitions.is_empty() && !s.resting) {
             return None;
         }
         let mut active = open().filter(|p| p.status == PartitionStatus::Active).peekable();
@@ -130,5 +142,34 @@ impl Timeline {
         }
         // Nothing holds it back: all that is known of rests, or has been read to its end in a source that goes on.
         timed().flat_map(|s| s.partitions.values()).filter_map(|p| p.watermark).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchId, SourceIntent};
+
+    #[test]
+    fn what_has_an_event_time_ends_though_another_source_goes_on() {
+        let mut timeline = Timeline::new([("timed", true), ("untimed", false)]);
+        let part = |source: &str, finished: bool| SourceIntent {
+            source: source.into(),
+            ranges: vec![],
+            discovered: vec!["p".into()],
+            idle: vec![],
+            resting: false,
+            finished: if finished { vec!["p".into()] } else { vec![] },
+            closed: finished,
+        };
+        let mut after = |timed, untimed| {
+            let sources = vec![part("timed", timed), part("untimed", untimed)];
+            let intent = Intent { batch: BatchId(1), time_us: 0, frontier: None, sources, pinned: BTreeMap::new() };
+            timeline.advance(&intent, &BTreeMap::from([("timed".into(), BTreeMap::from([("p".into(), 31)]))]));
+            timeline.frontier()
+        };
+        assert_eq!(after(false, false), Some(31));
+        assert_eq!(after(true, false), Some(END_OF_EVENT_TIME));
+        assert_eq!(after(true, true), Some(END_OF_TIME));
     }
 }

@@ -185,6 +185,24 @@ fn a_row_that_fails_by_itself_is_found_beside_results_that_only_a_part_of_the_ba
 }
 
 #[test]
+fn a_search_for_many_poisonous_rows_that_dies_anywhere_finds_each_of_them_once() {
+    for step in 1..=12 {
+        simulate(async {
+            let events: Vec<_> = (0..200).map(|n| Event::row(n, "k", if n % 4 == 0 { 1 } else { POISON })).collect();
+            let mut life = life(of(SourceStore::bounded([("p".into(), events)]), 500));
+            die(&mut life, step).await;
+            life.run().await?;
+            let answer = life.answer()?;
+            let left_out: Vec<_> = answer.dropped.iter().map(|d| d.place.row).collect();
+            assert_eq!(left_out, (0..200).filter(|n| n % 4 != 0).collect::<Vec<u64>>(), "died at step {step}");
+            assert_eq!((answer.totals[0].used, answer.totals[0].rejected), (50, 150));
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn more_poisonous_rows_than_bearable_are_an_error() {
     simulate(async {
         let events = vec![Event::row(1, "k", POISON); 20];
@@ -223,6 +241,34 @@ fn a_resting_partition_steps_aside_after_its_time_out_and_its_rows_are_late_when
         assert_eq!(windows(), ["window k 20 60", "window k 3 10"]);
         let answer = life.answer()?;
         assert_eq!((answer.totals[0].used, answer.totals[0].late), (4, 1));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_source_that_no_partition_is_found_of_steps_aside_after_its_time_out() {
+    simulate(async {
+        let (store, empty) = (SourceStore::followed(), SourceStore::followed());
+        let mut scenario = of(store.clone(), 100);
+        scenario.sources.push(("none".into(), empty.clone()));
+        scenario.config.idle_timeouts = BTreeMap::from([("none".to_string(), Duration::from_secs(10))]);
+        let life = life(scenario);
+        let (_, handle) = life.start().await;
+        let handle = handle?;
+        store.append("a", [Event::row(1, "k", 1), Event::row(55, "k", 4)]);
+        let windows = || life.sink.rows().into_iter().filter(|row| row.starts_with("window")).collect::<Vec<_>>();
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(windows().is_empty(), "there may be a partition yet");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(windows(), ["window k 1 10"]);
+        // One that is found then holds the frontier as any other, and its rows may be late.
+        empty.append("b", [Event::row(56, "k", 8), Event::row(57, "k", 16)]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        store.finish();
+        empty.finish();
+        handle.wait().await?;
+        assert_eq!(windows(), ["window k 1 10", "window k 28 60"]);
         Ok(())
     })
     .unwrap();

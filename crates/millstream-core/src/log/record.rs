@@ -77,7 +77,7 @@ pub struct Header {
 pub struct Checkpoint {
     /// The batch.
     pub batch: BatchId,
-    /// When its state was captured: microseconds since 1970-01-01 UTC.
+    /// When its state was captured: microseconds since 1970-01-01 UTC, not before the time of the batch.
     pub time_us: i64,
     /// What the runner needs to restore its state; `None` where it keeps none.
     pub manifest: Option<String>,

@@ -21,6 +21,9 @@ use super::config::OnError;
 use super::retry::Pauses;
 use super::run::{Ran, Run, check_outcome};
 
+/// So many rows that are left out are recorded at once.
+const RECORDED_TOGETHER: usize = 64;
+
 impl Run {
     /// Runs a batch without these rows, and without those that make an expression fail. Where it was run before, `answers`
     /// are what it was answered then.
@@ -30,7 +33,7 @@ impl Run {
         left_out: Vec<Dropped>,
         answers: Option<&Answers>,
     ) -> Result<Ran> {
-        let known = left_out.len();
+        let mut recorded = left_out.len();
         let mut left_out = left_out;
         // So many used rows are known not to fail by themselves.
         let mut good = 0;
@@ -42,14 +45,17 @@ impl Run {
                     let row = Dropped { reason, ..row };
                     self.check_poison(intent, &left_out, &row)?;
                     left_out.push(row);
+                    // What dies in the midst of a search that takes long does not begin it anew.
+                    if left_out.len() - recorded >= RECORDED_TOGETHER {
+                        recorded = self.record(intent, &left_out).await?;
+                    }
                 }
                 Err(error) => return Err(error.at(format_args!("batch {}", intent.batch))),
             }
         };
         check_outcome(intent, &mut outcome)?;
-        if left_out.len() > known {
-            self.log.amend(&Amend { batch: intent.batch, left_out })?;
-            self.log.sync()?.await?;
+        if left_out.len() > recorded {
+            self.record(intent, &left_out).await?;
         }
         if let Some(answers) = &outcome.answers {
             // IMPORTANT: nothing is shown of a batch whose answers could be lost.
@@ -57,6 +63,13 @@ impl Run {
         }
         let digest = Digest::of(&outcome.output.batches).map_err(|e| e.at(format_args!("batch {}", intent.batch)))?;
         Ok(Ran { outcome, digest })
+    }
+
+    /// Stores durably which rows of a batch are left out; answers how many.
+    async fn record(&mut self, intent: &Intent, left_out: &[Dropped]) -> Result<usize> {
+        self.log.amend(&Amend { batch: intent.batch, left_out: left_out.to_vec() })?;
+        self.log.sync()?.await?;
+        Ok(left_out.len())
     }
 
     /// Runs a batch, or a part of it, as often as it takes. An error leaves nothing staged.

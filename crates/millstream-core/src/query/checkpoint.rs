@@ -5,6 +5,7 @@
 //! the log, and rows of the sources.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::task::{JoinError, JoinHandle};
 
@@ -20,7 +21,7 @@ pub(super) struct Checkpoints {
     /// Those that can be restored, oldest first. The newest may not be durable yet.
     pub(super) kept: VecDeque<Checkpoint>,
     /// What re-running the batches since the newest would take.
-    pub(super) work_us: i64,
+    pub(super) work: Duration,
     /// While recorded batches are run again: the segment in which the next one was intended.
     pub(super) next_segment: Option<u64>,
     storing: Option<Storing>,
@@ -59,8 +60,7 @@ impl Run {
         if self.checkpoints.storing.as_ref().is_some_and(|storing| storing.task.is_finished()) {
             self.keep_stored().await?;
         }
-        let due =
-            self.checkpoints.work_us >= i64::try_from(self.config.checkpoint_work.as_micros()).unwrap_or(i64::MAX);
+        let due = self.checkpoints.work >= self.config.checkpoint_work;
         if due && self.checkpoints.storing.is_none() && !self.checkpoints.unretired {
             self.capture().await?;
         }
@@ -84,11 +84,11 @@ impl Run {
     /// Captures the state as it is now.
     async fn capture(&mut self) -> Result<()> {
         self.log.roll_if_full().await?;
-        self.checkpoints.work_us = 0;
+        self.checkpoints.work = Duration::ZERO;
         let known = &self.known;
         let checkpoint = Checkpoint {
             batch: known.batch,
-            time_us: self.clock.now_us(),
+            time_us: self.clock.now_us().max(known.time_us),
             manifest: None,
             positions: known.positions.clone(),
             stamps: known.stamps.clone(),

@@ -21,7 +21,9 @@ pub struct Offered {
     /// What it offers.
     pub offer: Offer,
     /// Active partitions that have rested for longer than the idle time-out.
-    pub resting: Vec<PartitionId>,
+    pub idle: Vec<PartitionId>,
+    /// Whether the source has had no partition for that long.
+    pub resting: bool,
 }
 
 /// The share of a batch's limit for each of so many sources.
@@ -42,28 +44,30 @@ pub fn intend(
     offered: Vec<Offered>,
 ) -> Result<Intent> {
     let mut sources = Vec::with_capacity(offered.len());
-    for Offered { source, offer, resting } in offered {
+    for Offered { source, offer, mut idle, resting } in offered {
         check_offer(&source, positions.get(&source), &offer)?;
         let time = timeline.sources.get(&source);
         let known = |id: &PartitionId| time.is_some_and(|t| t.partitions.contains_key(id));
         let status = |id: &PartitionId| time.and_then(|t| t.partitions.get(id)).map(|p| p.status);
         let mut seen = BTreeSet::new();
         let named = offer.partitions.iter().chain(&offer.finished).chain(offer.ranges.iter().map(|r| &r.partition));
-        let discovered = named.filter(|id| !known(id) && seen.insert((*id).clone())).cloned().collect();
+        let discovered: Vec<_> = named.filter(|id| !known(id) && seen.insert((*id).clone())).cloned().collect();
+        let resting = resting && discovered.is_empty();
         let mut finished = offer.finished;
         finished.retain(|id| status(id) != Some(PartitionStatus::Finished));
         let read: BTreeSet<_> = offer.ranges.iter().map(|r| r.partition.clone()).collect();
-        let mut idle = resting;
         idle.retain(|id| !read.contains(id) && !finished.contains(id) && status(id) == Some(PartitionStatus::Active));
         let closed = offer.closed && !time.is_some_and(|t| t.closed);
-        sources.push(SourceIntent { source, ranges: offer.ranges, discovered, idle, finished, closed });
+        sources.push(SourceIntent { source, ranges: offer.ranges, discovered, idle, resting, finished, closed });
     }
     Ok(Intent { batch, time_us, frontier: timeline.frontier(), sources, pinned: BTreeMap::new() })
 }
 
 /// Whether the batch has rows, or changes what the runner knows of time.
 pub fn worth_running(intent: &Intent, timeline: &Timeline) -> bool {
-    let facts = |s: &SourceIntent| s.closed || !(s.discovered.is_empty() && s.idle.is_empty() && s.finished.is_empty());
+    let facts = |s: &SourceIntent| {
+        s.closed || s.resting || !(s.discovered.is_empty() && s.idle.is_empty() && s.finished.is_empty())
+    };
     if intent.sources.iter().any(|s| !s.ranges.is_empty()) {
         return true;
     }

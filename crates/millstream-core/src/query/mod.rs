@@ -103,7 +103,7 @@ impl Query {
                 .read_by(config.dropped_readers.clone()),
             answers: AnswerLog::new(disk, config.dir.clone(), log_segment_bytes),
             checkpoints: checkpoint::Checkpoints::default(),
-            pace: trigger::Pace::new(now_us),
+            pace: trigger::Pace::new(clock.elapsed()),
             stop: retry::Stop(stop_seen),
             board: board.clone(),
             config,

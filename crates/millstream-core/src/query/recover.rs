@@ -3,6 +3,8 @@
 //! The newest checkpoint that can be read is restored, and the recorded batches after it are run again: silently those
 //! that the sink has, published those that it hasn't. At the end everything is as if the process had never died.
 
+use std::time::Duration;
+
 use crate::batch::{BatchId, Commit};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -122,8 +124,9 @@ impl Run {
                 )));
             }
         }
-        let Checkpoint { batch, timeline, positions, stamps, totals, rows_out, published, .. } = checkpoint.clone();
-        self.known = Known { batch, timeline, positions, stamps, totals, rows_out, published };
+        let Checkpoint { batch, time_us, timeline, positions, stamps, totals, rows_out, published, .. } =
+            checkpoint.clone();
+        self.known = Known { batch, time_us, timeline, positions, stamps, totals, rows_out, published };
         Ok(())
     }
 
@@ -147,7 +150,7 @@ impl Run {
     ) -> Result<()> {
         let Entry { intent, left_out, commit, .. } = entry;
         let marker = marker.filter(|marker| marker.batch == intent.batch);
-        let begun_us = self.clock.now_us();
+        let begun = self.clock.elapsed();
         // Without state, what is known of a batch and in the sink need not be run again.
         if let (Publish::No, Some(commit), true) = (publish, commit, self.runner.state().is_none()) {
             self.check_digest(intent.batch, commit.digest, marker.map(|m| m.digest))?;
@@ -158,7 +161,7 @@ impl Run {
             return Ok(());
         }
         let ran = self.run_amended(intent, left_out.clone(), answers).await?;
-        let ran_us = self.clock.now_us();
+        let ran_at = self.clock.elapsed();
         if let Some(commit) = commit {
             self.check_digest(intent.batch, ran.digest, Some(commit.digest))?;
             if commit.account != ran.outcome.account {
@@ -185,9 +188,8 @@ impl Run {
         }
         self.runner.install();
         self.take_in(intent, &replayed);
-        self.checkpoints.work_us += ran_us - begun_us;
-        let now_us = self.clock.now_us();
-        let marks = Marks { begun_us, intended_us: begun_us, ran_us, published_us: now_us };
+        self.checkpoints.work = self.checkpoints.work.saturating_add(ran_at.saturating_sub(begun));
+        let marks = Marks { begun, intended: begun, ran: ran_at, published: self.clock.elapsed() };
         self.report(&replayed, marks, Replayed::Yes);
         Ok(())
     }
@@ -206,7 +208,7 @@ impl Run {
     fn diverged(&mut self, batch: BatchId, what: &str) -> Result<()> {
         if self.config.accept_divergence {
             // What went another way must not be run again once more.
-            self.checkpoints.work_us = i64::MAX / 2;
+            self.checkpoints.work = Duration::MAX / 2;
             return Ok(());
         }
         Err(Error::diverged(format!(

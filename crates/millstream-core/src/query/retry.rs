@@ -29,7 +29,7 @@ impl Stop {
 /// The pauses of one call that is tried again and again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pauses {
-    since_us: Option<i64>,
+    since: Option<Duration>,
     last: Option<Duration>,
 }
 
@@ -37,9 +37,8 @@ impl Run {
     /// Pauses because of this error, or gives it back where that was done for long enough.
     pub(super) async fn pause(&mut self, pauses: &mut Pauses, what: &str, error: Error) -> Result<()> {
         let policy = self.config.retry;
-        let now_us = self.clock.now_us();
-        let since_us = *pauses.since_us.get_or_insert(now_us);
-        let waited = Duration::from_micros(u64::try_from(now_us - since_us).unwrap_or(0));
+        let now = self.clock.elapsed();
+        let waited = now.saturating_sub(*pauses.since.get_or_insert(now));
         if waited >= policy.give_up_after {
             let seconds = waited.as_secs();
             return Err(error.at(format_args!("{what} failed for {seconds} seconds, and is not tried any longer")));

@@ -43,6 +43,8 @@ pub(super) struct Run {
 pub(super) struct Known {
     /// The batch.
     pub(super) batch: BatchId,
+    /// Its time, in microseconds since 1970-01-01 UTC.
+    pub(super) time_us: i64,
     pub(super) timeline: Timeline,
     pub(super) positions: SourcePositions,
     pub(super) stamps: SourceStamps,
@@ -58,13 +60,13 @@ pub(super) struct Ran {
     pub(super) digest: Digest,
 }
 
-/// A clock reading at the end of each phase.
+/// The time that had passed at the end of each phase.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks {
-    pub(super) begun_us: i64,
-    pub(super) intended_us: i64,
-    pub(super) ran_us: i64,
-    pub(super) published_us: i64,
+    pub(super) begun: Duration,
+    pub(super) intended: Duration,
+    pub(super) ran: Duration,
+    pub(super) published: Duration,
 }
 
 impl Run {
@@ -72,7 +74,7 @@ impl Run {
         self.recover(history).await?;
         self.resume_sources();
         while let Some(intent) = self.next_intent().await? {
-            let intended_us = self.clock.now_us();
+            let intended = self.clock.elapsed();
 
             // INTEND. The commit of the batch before rides in the same fsync, which overlaps the run.
             self.log.roll_if_full().await?;
@@ -86,17 +88,17 @@ impl Run {
             stored?;
             let ran = ran?;
             self.retire().await?;
-            let ran_us = self.clock.now_us();
+            let ran_at = self.clock.elapsed();
 
             // PUBLISH. The dropped rows become durable beside it.
             let dropped = self.store_dropped(&intent, &ran.outcome.dropped).await?;
             let (dropped, published) = futures::join!(dropped, self.publish(intent.batch, &ran));
             dropped?;
             published?;
-            let published_us = self.clock.now_us();
+            let published = self.clock.elapsed();
 
             // COMMIT. Staged state becomes state.
-            let marks = Marks { begun_us: self.pace.begun_us, intended_us, ran_us, published_us };
+            let marks = Marks { begun: self.pace.begun, intended, ran: ran_at, published };
             self.commit(&intent, ran, marks)?;
             self.checkpoint_if_due().await?;
         }
@@ -122,7 +124,7 @@ impl Run {
         self.log.commit(&commit)?;
         self.runner.install();
         self.take_in(intent, &commit);
-        self.checkpoints.work_us += marks.ran_us - marks.intended_us;
+        self.checkpoints.work = self.checkpoints.work.saturating_add(marks.ran.saturating_sub(marks.intended));
         self.report(&commit, marks, Replayed::No);
         Ok(())
     }
@@ -131,6 +133,7 @@ impl Run {
     pub(super) fn take_in(&mut self, intent: &Intent, commit: &Commit) {
         let known = &mut self.known;
         known.batch = intent.batch;
+        known.time_us = intent.time_us;
         known.timeline.advance(intent, &commit.watermarks);
         advance(&mut known.positions, intent);
         remember(&mut known.stamps, intent);
@@ -139,22 +142,21 @@ impl Run {
     }
 
     pub(super) fn report(&self, commit: &Commit, marks: Marks, replayed: Replayed) {
-        let now_us = self.clock.now_us();
-        let between = |from: i64, to: i64| Duration::from_micros(u64::try_from(to - from).unwrap_or(0));
+        let now = self.clock.elapsed();
         self.board.batch(Progress {
             batch: commit.batch,
-            time_us: now_us,
+            time_us: self.clock.now_us(),
             rows_in: commit.account.iter().map(|a| a.read).sum(),
             rows_out: commit.rows_out,
             account: commit.account.clone(),
             totals: self.known.totals.clone(),
             total_rows_out: self.known.rows_out,
-            duration: between(marks.begun_us, now_us),
+            duration: now.saturating_sub(marks.begun),
             phases: Phases {
-                intend: between(marks.begun_us, marks.intended_us),
-                run: between(marks.intended_us, marks.ran_us),
-                publish: between(marks.ran_us, marks.published_us),
-                commit: between(marks.published_us, now_us),
+                intend: marks.intended.saturating_sub(marks.begun),
+                run: marks.ran.saturating_sub(marks.intended),
+                publish: marks.published.saturating_sub(marks.ran),
+                commit: now.saturating_sub(marks.published),
             },
             frontier: self.known.timeline.frontier(),
             lag: self.pace.lag,

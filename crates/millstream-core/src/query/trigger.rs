@@ -27,33 +27,29 @@ pub enum Trigger {
     Continuous,
 }
 
-/// What the waiting remembers between batches.
+/// How long a window over the clock is waited for without a look at the clock.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+
+/// What the waiting remembers between batches: moments by [`crate::clock::Clock::elapsed`].
 #[derive(Debug)]
 pub(super) struct Pace {
     /// When the sources were asked for the current batch.
-    pub(super) begun_us: i64,
+    pub(super) begun: Duration,
     /// How much there is left to read.
     pub(super) lag: Option<u64>,
     /// When this process began.
-    started_us: i64,
+    started: Duration,
     /// When the last batch of this process began.
-    last_us: Option<i64>,
+    last: Option<Duration>,
     /// When there was first nothing to do after the last batch.
-    rested_us: Option<i64>,
+    rested: Option<Duration>,
     /// When a partition was last seen to have rows; by source.
-    last_rows: BTreeMap<String, BTreeMap<PartitionId, i64>>,
+    last_rows: BTreeMap<String, BTreeMap<PartitionId, Duration>>,
 }
 
 impl Pace {
-    pub(super) fn new(now_us: i64) -> Self {
-        Self {
-            begun_us: now_us,
-            lag: None,
-            started_us: now_us,
-            last_us: None,
-            rested_us: None,
-            last_rows: BTreeMap::new(),
-        }
+    pub(super) fn new(now: Duration) -> Self {
+        Self { begun: now, lag: None, started: now, last: None, rested: None, last_rows: BTreeMap::new() }
     }
 }
 
@@ -65,17 +61,19 @@ impl Run {
             if self.known.timeline.ended() || self.stop.requested() {
                 return Ok(None);
             }
-            self.pace.begun_us = self.clock.now_us();
+            self.pace.begun = self.clock.elapsed();
             let offered = self.offers().await?;
             self.pace.lag = offered.iter().map(|o| o.offer.lag).sum();
             let known = &self.known;
-            let time_us = self.pace.begun_us;
+            // The time of batches never goes back, though the machine's clock may.
+            let time_us = self.clock.now_us().max(known.time_us);
             let mut intent = intend(known.batch.next(), time_us, &known.timeline, &known.positions, offered)?;
-            if worth_running(&intent, &known.timeline) {
+            let due = self.runner.due_us().is_some_and(|due_us| due_us <= time_us);
+            if due || worth_running(&intent, &known.timeline) {
                 intent.pinned = self.pinned().await?;
                 self.note_rows(&intent);
-                self.pace.last_us = Some(time_us);
-                self.pace.rested_us = None;
+                self.pace.last = Some(self.pace.begun);
+                self.pace.rested = None;
                 return Ok(Some(intent));
             }
             if self.config.trigger == Trigger::AvailableNow {
@@ -87,9 +85,8 @@ impl Run {
 
     async fn wait_for_interval(&mut self) -> Result<()> {
         let Trigger::Interval(interval) = self.config.trigger else { return Ok(()) };
-        let Some(last_us) = self.pace.last_us else { return Ok(()) };
-        let passed_us = u64::try_from(self.clock.now_us() - last_us).unwrap_or(0);
-        let left = interval.saturating_sub(Duration::from_micros(passed_us));
+        let Some(last) = self.pace.last else { return Ok(()) };
+        let left = interval.saturating_sub(self.clock.elapsed().saturating_sub(last));
         if left > self.config.commit_linger && self.log.has_pending() {
             self.log.sync()?.await?;
             self.retire().await?;
@@ -123,8 +120,9 @@ impl Run {
                 self.pause(&mut pauses, "asking a source", error).await?;
             };
             self.known.positions.insert(source.name.clone(), from);
-            let resting = self.resting(&source.name, source.source.boundedness(), &offer);
-            offered.push(Offered { source: source.name, offer, resting });
+            let idle = self.idle(&source.name, source.source.boundedness(), &offer);
+            let resting = self.first_deadline(&source.name).is_some_and(|at| at <= self.pace.begun);
+            offered.push(Offered { source: source.name, offer, idle, resting });
         }
         Ok(offered)
     }
@@ -143,35 +141,42 @@ impl Run {
     }
 
     /// The active partitions of a source that have rested for longer than its idle time-out.
-    fn resting(&self, source: &str, boundedness: Boundedness, offer: &Offer) -> Vec<PartitionId> {
+    fn idle(&self, source: &str, boundedness: Boundedness, offer: &Offer) -> Vec<PartitionId> {
         // A partition without a range may only have been crowded out by others, save where nothing is left.
         let at_end = offer.ranges.is_empty() || offer.lag == Some(0);
         if boundedness == Boundedness::Bounded || !at_end {
             return Vec::new();
         }
-        let now_us = self.pace.begun_us;
-        self.deadlines(source).filter(|(_, at_us)| *at_us <= now_us).map(|(id, _)| id.clone()).collect()
+        let now = self.pace.begun;
+        self.deadlines(source).filter(|(_, at)| *at <= now).map(|(id, _)| id.clone()).collect()
     }
 
     /// When each active partition of a source will have rested for long enough.
-    fn deadlines<'a>(&'a self, source: &str) -> impl Iterator<Item = (&'a PartitionId, i64)> {
-        let timeout = self.config.idle_timeouts.get(source);
-        let timeout_us = timeout.map(|timeout| i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX));
+    fn deadlines<'a>(&'a self, source: &str) -> impl Iterator<Item = (&'a PartitionId, Duration)> {
+        let timeout = self.config.idle_timeouts.get(source).copied();
         let last_rows = self.pace.last_rows.get(source);
-        let started_us = self.pace.started_us;
-        let partitions = timeout_us.and(self.known.timeline.sources.get(source)).map(|time| &time.partitions);
+        let started = self.pace.started;
+        let partitions = timeout.and(self.known.timeline.sources.get(source)).map(|time| &time.partitions);
         let active = partitions.into_iter().flatten().filter(|(_, time)| time.status == PartitionStatus::Active);
         active.filter_map(move |(id, _)| {
-            let last_us = last_rows.and_then(|rows| rows.get(id)).copied().unwrap_or(started_us);
-            Some((id, last_us.saturating_add(timeout_us?)))
+            let last = last_rows.and_then(|rows| rows.get(id)).copied().unwrap_or(started);
+            Some((id, last.saturating_add(timeout?)))
         })
+    }
+
+    /// When a source will have had no partition for long enough, where it holds the frontier back until then.
+    fn first_deadline(&self, source: &str) -> Option<Duration> {
+        let timeout = self.config.idle_timeouts.get(source)?;
+        let time = self.known.timeline.sources.get(source)?;
+        let waited_for = time.event_time && time.partitions.is_empty() && !time.closed && !time.resting;
+        waited_for.then(|| self.pace.started.saturating_add(*timeout))
     }
 
     fn note_rows(&mut self, intent: &Intent) {
         for part in intent.sources.iter().filter(|part| self.config.idle_timeouts.contains_key(&part.source)) {
             let last_rows = self.pace.last_rows.entry(part.source.clone()).or_default();
             for id in part.ranges.iter().map(|range| &range.partition).chain(&part.discovered) {
-                last_rows.insert(id.clone(), self.pace.begun_us);
+                last_rows.insert(id.clone(), self.pace.begun);
             }
         }
     }
@@ -179,19 +184,23 @@ impl Run {
     /// Waits until there may be something to do. A commit that nobody joins is flushed meanwhile.
     async fn rest(&mut self) -> Result<()> {
         self.board.state(QueryState::Resting);
-        let now_us = self.clock.now_us();
+        let now = self.clock.elapsed();
         // A source may wake us again and again for nothing: that must not keep a commit from the disk.
-        let rested_us = now_us.saturating_sub(*self.pace.rested_us.get_or_insert(now_us));
-        let rested = Duration::from_micros(u64::try_from(rested_us).unwrap_or(0));
+        let rested = now.saturating_sub(*self.pace.rested.get_or_insert(now));
         if rested >= self.config.commit_linger && self.log.has_pending() {
             self.log.sync()?.await?;
             self.retire().await?;
         }
         let followed = self.sources.iter().filter(|s| s.source.boundedness() == Boundedness::Followed);
-        let deadlines = followed.flat_map(|s| self.deadlines(&s.name)).map(|(_, at_us)| at_us);
-        let deadline_us = deadlines.filter(|at_us| *at_us > now_us).min();
+        let deadlines = followed.flat_map(|s| {
+            let of_partitions = self.deadlines(&s.name).map(|(_, at)| at);
+            of_partitions.chain(self.first_deadline(&s.name)).filter(|at| *at > now)
+        });
+        // The clock may be set meanwhile: it is looked at again.
+        let due = self.runner.due_us().map(|due_us| due_us.saturating_sub(self.clock.now_us()));
+        let due = due.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or(0)).min(CLOCK_LOOK));
+        let idle = deadlines.map(|at| at.saturating_sub(now)).chain(due).min();
         let linger = self.log.has_pending().then(|| self.config.commit_linger.saturating_sub(rested));
-        let idle = deadline_us.map(|at_us| Duration::from_micros(u64::try_from(at_us - now_us).unwrap_or(0)));
         let flush_first = linger.is_some_and(|linger| idle.is_none_or(|idle| linger <= idle));
         let pause = if flush_first { linger } else { idle };
 

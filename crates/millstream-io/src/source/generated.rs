@@ -332,6 +332,10 @@ pub(super) mod tests {
             self.0.load(Ordering::SeqCst)
         }
 
+        fn elapsed(&self) -> Duration {
+            Duration::from_micros(self.0.load(Ordering::SeqCst) as u64)
+        }
+
         async fn sleep(&self, duration: Duration) {
             self.0.fetch_add(duration.as_micros() as i64, Ordering::SeqCst);
         }

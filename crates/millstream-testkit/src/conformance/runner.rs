@@ -132,7 +132,7 @@ async fn uninterrupted(case: RunnerCase<Box<dyn Runner>>, limit: Limit) -> Resul
         for source in &sources {
             let from = positions.get(&source.name).cloned().unwrap_or_default();
             let offer = source.source.offer(&from, limit).await?;
-            offered.push(Offered { source: source.name.clone(), offer, resting: Vec::new() });
+            offered.push(Offered { source: source.name.clone(), offer, ..Offered::default() });
         }
         let intent = intend(BatchId(n), 1_700_000_000_000_000 + n as i64, &timeline, &positions, offered)?;
         if !worth_running(&intent, &timeline) {

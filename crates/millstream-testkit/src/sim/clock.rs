@@ -28,6 +28,10 @@ impl Clock for SimClock {
         START_US + i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
     }

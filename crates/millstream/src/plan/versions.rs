@@ -12,7 +12,7 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use async_trait::async_trait;
 use futures::StreamExt;
 use millstream_core::Result;
-use millstream_core::batch::{Positions, Range};
+use millstream_core::batch::{Positions, Range, Stamps};
 use millstream_core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable};
 
 /// A changelog whose last column is its weight, without old images.
@@ -56,6 +56,10 @@ impl Source for VersionsSource {
         let weight = self.weight;
         let chunks = self.source.open(range).await?;
         Ok(chunks.map(move |chunk| without_old_images(chunk?, weight)).boxed())
+    }
+
+    fn resume(&self, at: &Positions, stamps: &Stamps) {
+        self.source.resume(at, stamps);
     }
 
     async fn ready(&self) {

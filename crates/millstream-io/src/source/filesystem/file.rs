@@ -142,6 +142,8 @@ impl OneFile {
         };
         self.verify(id, cursor.start)?;
         self.offered = Some(Read { at: cursor.at.offset, mark });
+        // What was marked just now need not be compared in the next offer.
+        self.verified = Some((cursor.at.offset, self.seen));
         Ok(Stamp::new(self.seen, self.hash(cursor), mark))
     }
 

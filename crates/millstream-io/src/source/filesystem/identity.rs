@@ -89,17 +89,16 @@ impl Mark {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error(path, "opened", e)),
         };
-        let failed = |e| io_error(path, "read", e);
         let length = until.min(MARKED_BYTES);
-        let (mut hash, mut bytes) = (Xxh3::new(), Vec::new());
+        let (mut hash, mut bytes) = (Xxh3::new(), [0; MARKED_BYTES as usize]);
+        let bytes = &mut bytes[..length as usize];
         for begin in [0, until - length] {
-            bytes.clear();
-            file.seek(SeekFrom::Start(begin)).map_err(failed)?;
-            let read = file.by_ref().take(length).read_to_end(&mut bytes).map_err(failed)?;
-            if read as u64 != length {
-                return Ok(None);
+            let read = file.seek(SeekFrom::Start(begin)).and_then(|_| file.read_exact(bytes));
+            match read {
+                Ok(()) => hash.update(bytes),
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+                Err(e) => return Err(io_error(path, "read", e)),
             }
-            hash.update(&bytes);
         }
         Ok(Some(Self { until, hash: hash.digest() }))
     }
