@@ -7,7 +7,7 @@ use millstream::Result;
 use millstream::core::sink::{Guarantee, OutputKind};
 use millstream::core::source::Boundedness;
 use millstream::pipeline::{Pipeline, PipelineQuery};
-use millstream::plan::{Compiled, describe_state};
+use millstream::plan::{Compiled, describe_nodes, describe_state};
 
 use crate::out::say;
 
@@ -59,14 +59,14 @@ pub fn describe_plan(compiled: &Compiled) -> String {
         OutputKind::Changelog => "a changelog: its first column is op (+I, -U, +U, -D)",
     };
     let mut out = format!("  answer     {}, {rows}\n  input      {ends}\n", compiled.exactness);
-    for line in describe_state(&compiled.logical) {
+    for line in describe_state(compiled) {
         out.push_str(&format!("  state      {line}\n"));
     }
     for input in &compiled.inputs {
         out.push_str(&format!("  source     {}\n", input.describe()));
     }
     out.push_str("  plan\n");
-    for line in compiled.logical.display_indent().to_string().lines() {
+    for line in describe_nodes(compiled) {
         out.push_str(&format!("    {line}\n"));
     }
     out

@@ -26,7 +26,7 @@ pub use writer::StreamWriter;
 
 use crate::batch::answer;
 use crate::pipeline::emit_mode;
-use crate::plan::{Asked, Compiled, EmitMode, Lifetimes, Refusal, compile, describe_state};
+use crate::plan::{Asked, Compiled, EmitMode, Lifetimes, Refusal, compile, describe_nodes, describe_state};
 use crate::sql::{Connectors, PlannedQuery, SqlError};
 use crate::window::{Dedup, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to};
 
@@ -303,8 +303,9 @@ impl StreamFrame {
     /// [`millstream_core::ErrorKind::Query`] where it can't be streamed, with the reason and what works.
     pub async fn explain(&self) -> Result<String> {
         let compiled = self.compile().await?;
-        let state = describe_state(&compiled.logical).join("\n       ");
-        Ok(format!("{}\nstate: {state}\nanswer: {}", compiled.logical.display_indent(), compiled.exactness))
+        let state = describe_state(&compiled).join("\n       ");
+        let nodes = describe_nodes(&compiled).join("\n");
+        Ok(format!("{nodes}\nstate: {state}\nanswer: {}", compiled.exactness))
     }
 
     /// All rows of the answer, as a batch job over tables that end: what the stream has answered when they have

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use dedup::Dedup;
 pub use session::SessionTable;
 pub use table::{
-    EPOCH_KEY, EVENT_TIME_KEY, WATERMARK_KEY, WINDOW_KEY, WindowColumn, WindowPart, WindowTable, is_event_time,
-    micros_from, micros_to, watermark_delay, with_watermark,
+    EPOCH_KEY, EVENT_TIME_KEY, PROCESSING_TIME_KEY, WATERMARK_KEY, WINDOW_KEY, WindowColumn, WindowPart, WindowTable,
+    is_event_time, is_processing_time, micros_from, micros_to, orders_windows, watermark_delay, with_watermark,
 };
 
 /// A row is in so many windows at the most: each of them is held, and answered.

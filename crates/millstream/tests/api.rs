@@ -6,6 +6,8 @@
 mod clock;
 #[path = "api/memory.rs"]
 mod memory;
+#[path = "api/proctime.rs"]
+mod proctime;
 #[path = "api/rankings.rs"]
 mod rankings;
 #[path = "api/sql.rs"]

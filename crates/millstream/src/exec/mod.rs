@@ -84,5 +84,11 @@ pub fn states(plan: &Arc<dyn ExecutionPlan>) -> Vec<(String, Arc<Mutex<dyn Opera
     found
 }
 
+/// The frontier that one of the operators of a plan waits for, the earliest of them: it then has something to answer.
+pub fn due_us(plan: &Arc<dyn ExecutionPlan>) -> Option<i64> {
+    let own = plan.downcast_ref::<StatefulExec>().and_then(StatefulExec::due_us);
+    plan.children().into_iter().filter_map(due_us).chain(own).min()
+}
+
 #[cfg(test)]
 mod tests;

@@ -168,6 +168,10 @@ impl Operator<1> for OverExec {
         format!("functions=[{}]", columns.join(", "))
     }
 
+    fn due_us(&self, state: &OverState) -> Option<i64> {
+        state.waiting.first()
+    }
+
     fn run(
         &self,
         state: &mut OverState,

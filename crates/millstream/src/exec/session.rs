@@ -108,6 +108,11 @@ impl Operator<1> for SessionExec {
         format!("gap {}, emit={emit}", Length(self.sessions.gap_us))
     }
 
+    fn due_us(&self, state: &SessionState) -> Option<i64> {
+        let end = state.open.first_end().filter(|_| self.sessions.emit == EmitMode::OnClose)?;
+        Some(end.saturating_add(self.sessions.lag_us))
+    }
+
     fn run(
         &self,
         state: &mut SessionState,

@@ -41,6 +41,12 @@ pub(super) trait Operator<const INPUTS: usize>: Debug + Send + Sync + 'static {
         String::new()
     }
 
+    /// The frontier that its installed state waits for: it then has something to answer. `None` where it waits for no
+    /// time, or only forgets by it.
+    fn due_us(&self, _state: &Self::State) -> Option<i64> {
+        None
+    }
+
     /// The answer to a batch. What will be remembered is staged, never installed; where this fails, the runner
     /// discards it.
     ///
@@ -86,6 +92,11 @@ impl StatefulExec {
     /// What is kept between batches.
     pub fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
         self.kept.state()
+    }
+
+    /// The frontier that it waits for: see [`super::due_us`].
+    pub(super) fn due_us(&self) -> Option<i64> {
+        self.kept.due_us()
     }
 
     fn with_inputs(&self, inputs: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
@@ -177,6 +188,7 @@ trait Kept: Debug + Send + Sync {
     fn expressions(&self) -> Vec<&Arc<dyn PhysicalExpr>>;
     fn detail(&self) -> String;
     fn state(&self) -> Arc<Mutex<dyn OperatorState>>;
+    fn due_us(&self) -> Option<i64>;
     fn run(&self, inputs: Vec<Vec<RecordBatch>>, context: &TaskContext) -> DfResult<Vec<RecordBatch>>;
 }
 
@@ -201,6 +213,10 @@ impl<O: Operator<INPUTS>, const INPUTS: usize> Kept for WithState<O, INPUTS> {
 
     fn state(&self) -> Arc<Mutex<dyn OperatorState>> {
         Arc::clone(&self.state) as _
+    }
+
+    fn due_us(&self) -> Option<i64> {
+        self.operator.due_us(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn run(&self, inputs: Vec<Vec<RecordBatch>>, context: &TaskContext) -> DfResult<Vec<RecordBatch>> {

@@ -62,6 +62,11 @@ impl Waiting {
         if self.table == TABLE { PLACE.to_string() } else { format!("{}.{PLACE}", self.table) }
     }
 
+    /// The earliest instant that a row waits for.
+    pub fn first(&self) -> Option<i64> {
+        self.order.first().map(|(instant, _)| *instant)
+    }
+
     /// Stages rows, each with the instant that it waits for.
     pub fn put(&mut self, instants: &Int64Array, rows: &RecordBatch) -> DfResult<()> {
         let count = rows.num_rows();

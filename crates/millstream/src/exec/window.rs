@@ -153,6 +153,16 @@ impl Operator<1> for WindowAggregateExec {
         format!("{spec}, by=[{keys}], aggregates=[{results}], emit={emit}")
     }
 
+    fn due_us(&self, state: &WindowState) -> Option<i64> {
+        let (slot, _) = state.groups.panes(..).next().filter(|_| self.emit == EmitMode::OnClose)?;
+        let end = match (self.layout, state.closed()) {
+            (Layout::Windows, _) => slot,
+            // The windows of a pane are answered one after the other.
+            (Layout::Panes, closed) => self.spec.first_end(closed.map_or(slot, |closed| slot.max(closed))),
+        };
+        Some(end.saturating_add(self.lag_us))
+    }
+
     fn run(
         &self,
         state: &mut WindowState,

@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{ArrayRef, Float64Array, StringArray};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
 };
 use millstream_core::batch::BatchId;
 
@@ -85,7 +85,7 @@ fn bind_call(expr: Expr, time: &BatchTime) -> Result<Transformed<Expr>> {
     let function = BatchTimeFunction {
         name: call.func.name().to_string(),
         part,
-        field_type: field.data_type().clone(),
+        field,
         time: time.clone(),
         // Volatile to DataFusion: it must be called for every batch and never be folded into the plan.
         signature: Signature::nullary(Volatility::Volatile),
@@ -104,7 +104,8 @@ enum Part {
 struct BatchTimeFunction {
     name: String,
     part: Part,
-    field_type: DataType,
+    /// What the function that it stands for answers, with the facts that ride on it.
+    field: FieldRef,
     time: BatchTime,
     signature: Signature,
 }
@@ -133,7 +134,11 @@ impl ScalarUDFImpl for BatchTimeFunction {
     }
 
     fn return_type(&self, _args: &[DataType]) -> Result<DataType> {
-        Ok(self.field_type.clone())
+        Ok(self.field.data_type().clone())
+    }
+
+    fn return_field_from_args(&self, _args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        Ok(Arc::clone(&self.field))
     }
 
     fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -146,7 +151,7 @@ impl ScalarUDFImpl for BatchTimeFunction {
             Part::Date => ScalarValue::Date32(i32::try_from(time_us.div_euclid(DAY_US)).ok()),
             Part::Time => ScalarValue::Time64Nanosecond(Some(time_us.rem_euclid(DAY_US) * 1000)),
         };
-        Ok(ColumnarValue::Scalar(value.cast_to(&self.field_type)?))
+        Ok(ColumnarValue::Scalar(value.cast_to(self.field.data_type())?))
     }
 }
 

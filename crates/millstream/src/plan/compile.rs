@@ -16,6 +16,7 @@ use millstream_core::source::{Boundedness, Source};
 
 use super::clock::{self, BatchTime};
 use super::final_answer::StreamFinal;
+use super::guard::guard;
 use super::incremental::{self, EmitMode};
 use super::join::StreamJoin;
 use super::late::{self, LateBound};
@@ -29,6 +30,7 @@ use super::refuse::Refusal;
 use super::rules;
 use super::session::StreamSession;
 use super::set_op::StreamSetOp;
+use super::time_domain::TimeDomain;
 use super::upsert::StreamUpsert;
 use crate::changelog::is_weighted;
 use crate::exec::RankKind;
@@ -93,6 +95,8 @@ pub struct Compiled {
     pub output: SchemaRef,
     /// What `now()` answers.
     pub time: BatchTime,
+    /// What moves the frontier.
+    pub time_domain: TimeDomain,
     /// What the plan is run with.
     pub context: Arc<TaskContext>,
     /// How the answer compares with the batch answer.
@@ -135,9 +139,10 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
     let named = used_tables(&plan).unwrap_or_default();
     let plan = rules::optimize(plan, state)?;
     let forgets = lifetimes.forgets();
-    let edge = incremental::rewrite(&plan, emit, lifetimes)?;
-    let plan = rules::prune(edge.plan, state)?;
-    let bounds = late::bounds(&plan)?;
+    let time_domain = TimeDomain::of(&plan)?;
+    let edge = incremental::rewrite(&plan, emit, time_domain, lifetimes)?;
+    let plan = guard(rules::prune(edge.plan, state)?)?;
+    let bounds = if time_domain == TimeDomain::Event { late::bounds(&plan)? } else { BTreeMap::new() };
     let exactness = exactness(&plan, uses_clock || forgets)?;
     let tables = match used_tables(&plan)? {
         used if used.is_empty() => unread(named),
@@ -182,6 +187,7 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
         key,
         output,
         time,
+        time_domain,
         context,
         exactness,
         boundedness,

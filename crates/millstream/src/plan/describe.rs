@@ -4,6 +4,7 @@ use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use super::compile::Compiled;
 use super::final_answer::StreamFinal;
 use super::join::{JoinTime, StreamJoin, join_keys, stream_join};
 use super::lifetime::until;
@@ -12,15 +13,17 @@ use super::over::{self, StreamOver};
 use super::ranking::{StreamLimit, StreamRanking};
 use super::session::StreamSession;
 use super::set_op::StreamSetOp;
+use super::time_domain::TimeDomain;
 use super::upsert::StreamUpsert;
+use crate::changelog::is_weighted;
 use crate::exec::{EmitMode as WindowEmit, Expiry, RankKind};
 use crate::temporal::{AsOf, TemporalJoin};
 use crate::window::{Dedup, Length};
 
 /// A line for each operator that keeps state; one that says so where there is none.
-pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
+pub fn describe_state(compiled: &Compiled) -> Vec<String> {
     let mut lines = vec![];
-    let walked = plan.apply(|node| {
+    let walked = compiled.logical.apply(|node| {
         if let LogicalPlan::Extension(node) = node {
             let node = node.node.as_any();
             lines.extend(node.downcast_ref().map(of_aggregate));
@@ -42,7 +45,24 @@ pub fn describe_state(plan: &LogicalPlan) -> Vec<String> {
     if walked.is_err() || lines.is_empty() {
         lines.push("none".to_string());
     }
+    match compiled.time_domain {
+        TimeDomain::Event => lines,
+        TimeDomain::Processing => lines.iter().map(|line| line.replace("the watermark", "the clock")).collect(),
+    }
+}
+
+/// The incremental plan, a line a node, from the answer down: what each does, and what it hands on, rows that stay or
+/// changes.
+pub fn describe_nodes(compiled: &Compiled) -> Vec<String> {
+    let mut lines = vec![];
+    add_node(&compiled.logical, 0, &mut lines);
     lines
+}
+
+fn add_node(plan: &LogicalPlan, depth: usize, lines: &mut Vec<String>) {
+    let hands_on = if is_weighted(plan.schema().as_arrow()) { "changelog" } else { "insert-only" };
+    lines.push(format!("{:1$}{2} => {hands_on}", "", 2 * depth, plan.display()));
+    plan.inputs().into_iter().for_each(|input| add_node(input, depth + 1, lines));
 }
 
 fn of_aggregate(node: &StreamAggregate) -> String {

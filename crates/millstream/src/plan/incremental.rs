@@ -21,6 +21,7 @@ use super::nodes::extension;
 use super::once::StreamOnce;
 use super::ranking::{self, Limits};
 use super::refuse::Refusal;
+use super::time_domain::TimeDomain;
 use super::upsert;
 use crate::changelog::WEIGHT;
 use crate::set_op::CountedSetOp;
@@ -83,8 +84,8 @@ pub(super) const OVER_CHANGES: &str = "over a result that changes";
 pub(super) type Rewritten = Result<Edge, Refusal>;
 
 /// The incremental form of an optimized plan.
-pub fn rewrite(plan: &LogicalPlan, emit: EmitMode, lifetimes: Lifetimes) -> Rewritten {
-    let rewrite = Rewrite { emit, limits: ranking::limits(plan)?, lifetimes };
+pub fn rewrite(plan: &LogicalPlan, emit: EmitMode, time: TimeDomain, lifetimes: Lifetimes) -> Rewritten {
+    let rewrite = Rewrite { emit, time, limits: ranking::limits(plan)?, lifetimes };
     let edge = rewrite.node(plan)?;
     rewrite.lifetimes.check_hints()?;
     if emit == EmitMode::Final { Ok(at_the_end(edge, rewrite.lifetimes.of_any())?) } else { Ok(edge) }
@@ -93,6 +94,8 @@ pub fn rewrite(plan: &LogicalPlan, emit: EmitMode, lifetimes: Lifetimes) -> Rewr
 /// What a rewrite knows before it starts.
 pub(super) struct Rewrite {
     pub(super) emit: EmitMode,
+    /// What moves the frontier.
+    pub(super) time: TimeDomain,
     /// The ranks that are asked for.
     pub(super) limits: Limits,
     /// How long things are remembered.
@@ -106,16 +109,16 @@ impl Rewrite {
             return Err(refusal);
         }
         match plan {
-            LogicalPlan::EmptyRelation(node) if !node.produce_one_row => Ok(insert_only(plan)),
+            LogicalPlan::EmptyRelation(node) if !node.produce_one_row => Ok(self.insert_only(plan)),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
-                Ok(insert_only(&extension(StreamOnce::new(plan.clone()))))
+                Ok(self.insert_only(&extension(StreamOnce::new(plan.clone()))))
             }
             LogicalPlan::TableScan(scan) if is_table_function(scan) => {
-                Ok(insert_only(&extension(StreamOnce::new(plan.clone()))))
+                Ok(self.insert_only(&extension(StreamOnce::new(plan.clone()))))
             }
             LogicalPlan::TableScan(scan) => match stream_table(scan)? {
                 table if table.changes() => upsert::rewrite(scan, &table, self.lifetimes.of_any()),
-                _ => Ok(insert_only(plan)),
+                _ => Ok(self.insert_only(plan)),
             },
             LogicalPlan::Projection(node) => self.projection(node),
             LogicalPlan::Filter(node) => self.filter(node),
@@ -145,6 +148,13 @@ impl Rewrite {
         }
     }
 
+    fn insert_only(&self, plan: &LogicalPlan) -> Edge {
+        let timed = |f: &FieldRef| self.time == TimeDomain::Event && is_event_time(f);
+        let fact = |f: &FieldRef| if timed(f) { ColumnFact::EventTime } else { ColumnFact::Plain };
+        let facts = plan.schema().fields().iter().map(fact).collect();
+        Edge { plan: plan.clone(), changelog: false, key: None, facts, lag_us: Some(0) }
+    }
+
     fn projection(&self, node: &Projection) -> Rewritten {
         self.project(node, self.node(&node.input)?)
     }
@@ -154,7 +164,8 @@ impl Rewrite {
         let mut exprs = node.expr.clone();
         let columns: Vec<Option<usize>> = exprs.iter().map(|e| source_column(e, input.plan.schema())).collect();
         let passed = |c: &Option<usize>| c.and_then(|c| input.facts.get(c).copied()).unwrap_or(ColumnFact::Plain);
-        let fact = |(e, c)| if declares_event_time(e) { ColumnFact::EventTime } else { passed(c) };
+        let declares = |e| self.time == TimeDomain::Event && declares_event_time(e);
+        let fact = |(e, c)| if declares(e) { ColumnFact::EventTime } else { passed(c) };
         let mut facts: Vec<_> = exprs.iter().zip(&columns).map(fact).collect();
         let key = input.key.as_ref().and_then(|key| {
             key.iter().map(|k| columns.iter().position(|c| *c == Some(*k))).collect::<Option<Vec<_>>>()
@@ -256,12 +267,6 @@ impl Rewrite {
 /// Whether the rows are those of a table function that is no stream: they come once.
 fn is_table_function(scan: &TableScan) -> bool {
     scan.table_name.table().ends_with("()") && stream_table(scan).is_err()
-}
-
-fn insert_only(plan: &LogicalPlan) -> Edge {
-    let fact = |f: &FieldRef| if is_event_time(f) { ColumnFact::EventTime } else { ColumnFact::Plain };
-    let facts = plan.schema().fields().iter().map(fact).collect();
-    Edge { plan: plan.clone(), changelog: false, key: None, facts, lag_us: Some(0) }
 }
 
 /// Whether the expression is a computed event time, as a table declares it.

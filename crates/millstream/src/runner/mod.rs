@@ -20,11 +20,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
-use millstream_core::batch::{Account, BatchId, DropKind, Dropped, Intent, PartitionId, Place, Range, SourceIntent};
+use millstream_core::batch::{Account, BatchId, DropKind, Dropped, PartitionId, Place, Range, SourceIntent};
 use millstream_core::query::OnError;
 use millstream_core::runner::{Outcome, Runner, RunnerState, Task, UsedRow};
 use millstream_core::sink::{Output, OutputKind};
 use millstream_core::source::{ChunkStream, Source, SourceTable};
+use millstream_core::watermark::END_OF_TIME;
 use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
@@ -33,7 +34,7 @@ pub use self::side::Side;
 use self::side::Sides;
 use crate::changelog;
 use crate::exec::{self, Asked, BatchContext};
-use crate::plan::{BatchTime, Compiled};
+use crate::plan::{BatchTime, Compiled, TimeDomain};
 
 /// A source of a query, with what its rows are judged by.
 #[derive(Clone, Debug)]
@@ -106,6 +107,7 @@ pub struct LocalRunner {
     kind: OutputKind,
     key: Option<Vec<usize>>,
     time: BatchTime,
+    time_domain: TimeDomain,
     context: Arc<TaskContext>,
     states: StateStore,
     /// Partitions that are read and decoded at once.
@@ -153,6 +155,7 @@ impl LocalRunner {
             kind: compiled.kind,
             key: compiled.key.clone(),
             time: compiled.time.clone(),
+            time_domain: compiled.time_domain,
             context: Arc::clone(&compiled.context),
             states,
             parallelism: 1,
@@ -277,6 +280,22 @@ impl LocalRunner {
         Ok(Arc::clone(&self.asked.1))
     }
 
+    /// The frontier that the operators see: after all rows of the batch.
+    fn frontier_after(&self, task: Task<'_>, read: &Read) -> Option<i64> {
+        let over_clock = self.time_domain == TimeDomain::Processing;
+        if task.time_stands() {
+            return if over_clock { None } else { task.intent.frontier };
+        }
+        let mut after = task.timeline.clone();
+        after.advance(task.intent, &read.watermarks);
+        match after.frontier() {
+            Some(END_OF_TIME) => Some(END_OF_TIME),
+            // A row of the next batch may have the same time.
+            _ if over_clock => Some(clock_ms(task.intent.time_us).saturating_sub(1)),
+            frontier => frontier,
+        }
+    }
+
     async fn execute(&self, context: BatchContext) -> Result<Vec<RecordBatch>> {
         let context = context.task_context(&self.context);
         let plan = reset_plan_states(Arc::clone(&self.plan)).map_err(row_error)?;
@@ -365,12 +384,21 @@ impl Runner for LocalRunner {
         self.sides.versions()
     }
 
+    fn due_us(&self) -> Option<i64> {
+        if self.time_domain == TimeDomain::Event {
+            return None;
+        }
+        // The frontier is behind the clock, which counts in milliseconds.
+        let due_us = exec::due_us(&self.plan)?.saturating_add(1);
+        Some(clock_ms(due_us.saturating_add(999)))
+    }
+
     async fn run(&mut self, task: Task<'_>) -> Result<Outcome> {
         self.time.set(task.intent.batch, task.intent.time_us);
         let asked = self.asked(task)?;
         let mut read = self.read(task, None).await?;
         let renewed = self.sides.renew(task.intent, &asked, &mut read.rows).await?;
-        let frontier = frontier_after(task.intent, task, &read);
+        let frontier = self.frontier_after(task, &read);
         let (batch, time_us, inputs) = (task.intent.batch, task.intent.time_us, read.rows);
         let context = BatchContext { batch, time_us, frontier, inputs, renewed, asked: Arc::clone(&asked) };
         let rows = self.execute(context).await?;
@@ -413,13 +441,9 @@ impl RunnerState for LocalRunner {
     }
 }
 
-fn frontier_after(intent: &Intent, task: Task<'_>, read: &Read) -> Option<i64> {
-    if task.time_stands() {
-        return intent.frontier;
-    }
-    let mut after = task.timeline.clone();
-    after.advance(intent, &read.watermarks);
-    after.frontier()
+/// The time of a batch as PROCTIME() answers it: whole milliseconds, in microseconds.
+fn clock_ms(time_us: i64) -> i64 {
+    time_us.saturating_sub(time_us.rem_euclid(1000))
 }
 
 /// What an error of the plan means: mostly that an expression fails on a row.

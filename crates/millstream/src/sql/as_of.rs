@@ -14,10 +14,9 @@ use std::sync::Arc;
 
 use super::catalog::{AsOfTable, Reading};
 use super::diagnostic::{SqlError, parser_span};
-use super::functions::PROCESSING_TIME_KEY;
 use super::parser::AS_OF_TIME;
 use crate::temporal::{AsOf, TemporalJoin, equality};
-use crate::window::is_event_time;
+use crate::window::{is_event_time, is_processing_time};
 
 /// The function that stands for the time in a join's condition. It is never called.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -100,7 +99,7 @@ fn temporal(join: &Join, time: Expr, conditions: Vec<Expr>) -> Result<TemporalJo
             "the time as of which '{name}' is read is that of the left row: name one of its columns, or PROCTIME()"
         ));
     }
-    let now = time.to_field(l)?.1.metadata().contains_key(PROCESSING_TIME_KEY);
+    let now = is_processing_time(&time.to_field(l)?.1);
     let as_of = if now {
         AsOf::Now { by_key: None }
     } else {

@@ -17,9 +17,9 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::diagnostic::{SqlError, did_you_mean};
-use super::functions::PROCESSING_TIME_KEY;
 use crate::window::{
-    Dedup, Length, SessionTable, WindowKind, WindowSpec, WindowTable, is_event_time, micros_from, micros_to,
+    Dedup, Length, SessionTable, WindowKind, WindowSpec, WindowTable, is_event_time, is_processing_time, micros_from,
+    micros_to,
 };
 
 /// Plans window functions in FROM.
@@ -220,7 +220,7 @@ fn window_table(
 ) -> Result<LogicalPlan> {
     let (time, span) = time_column(args.time, input.schema())?;
     let field = input.schema().field_from_column(&time)?.as_ref();
-    check_event_time(field, span)?;
+    check_window_time(field, span)?;
     let unit = match field.data_type() {
         DataType::Timestamp(unit, _) => *unit,
         _ => TimeUnit::Microsecond,
@@ -268,7 +268,7 @@ fn session(name: &Ident, args: &[FunctionArg], context: &mut dyn RelationPlanner
     let input = context.plan(table_factor(table)?)?;
     let (time, span) = time_column(time, input.schema())?;
     let field = input.schema().field_from_column(&time)?.as_ref();
-    check_event_time(field, span)?;
+    check_window_time(field, span)?;
     let unit = match field.data_type() {
         DataType::Timestamp(unit, _) => *unit,
         _ => TimeUnit::Microsecond,
@@ -337,16 +337,22 @@ fn column(expr: &SqlExpr, schema: &DFSchema, what: &str) -> Result<(Column, Span
     }
 }
 
+/// Windows are made over an event time or over PROCTIME().
+fn check_window_time(field: &Field, span: Span) -> Result<(), SqlError> {
+    if is_processing_time(field) { Ok(()) } else { check_event_time(field, span) }
+}
+
 fn check_event_time(field: &Field, span: Span) -> Result<(), SqlError> {
     if is_event_time(field) {
         return Ok(());
     }
     let name = field.name();
-    if field.metadata().contains_key(PROCESSING_TIME_KEY) {
+    if is_processing_time(field) {
         return Err(SqlError::new(
             span,
             format!(
-                "'{name}' is processing time: windows over it are not supported yet, use an event time with a WATERMARK"
+                "'{name}' is the time at which rows are read, and DEDUP remembers for a horizon of event time: use an event \
+                 time with a WATERMARK, or ROW_NUMBER() OVER (PARTITION BY .. ORDER BY {name}) = 1 with SET 'state.ttl'"
             ),
         ));
     }

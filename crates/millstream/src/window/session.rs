@@ -14,13 +14,13 @@ use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, TableReference, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use super::table::{EVENT_TIME_KEY, WATERMARK_KEY, added_columns, is_event_time};
+use super::table::{EVENT_TIME_KEY, PROCESSING_TIME_KEY, WATERMARK_KEY, added_columns, orders_windows};
 use super::{Length, WindowKind, WindowSpec};
 
 /// A table whose rows are put into sessions: the input's columns, then `window_start`, `window_end` and
 /// `window_time`.
 ///
-/// Of the input's columns none is an event time any more: rows leave a session late, in its end's time.
+/// Of the input's columns none is an event time any more, nor the time of the batch: rows leave a session late, in its end's time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SessionTable {
     /// The table.
@@ -42,7 +42,7 @@ impl SessionTable {
     /// Where a column is not there, `time` is no event time, or the input has columns of these names already.
     pub fn try_new(input: LogicalPlan, time: Column, keys: Vec<Column>, gap_us: i64) -> Result<Self> {
         let field = input.schema().field(input.schema().index_of_column(&time)?);
-        if !is_event_time(field) {
+        if !orders_windows(field) {
             return plan_err!("the column '{}' is no event time: declare WATERMARK FOR it", time.name);
         }
         for key in &keys {
@@ -80,12 +80,13 @@ impl SessionTable {
 }
 
 fn no_event_time(field: &FieldRef) -> FieldRef {
-    if !is_event_time(field) {
+    if !orders_windows(field) {
         return Arc::clone(field);
     }
     let mut metadata = field.metadata().clone();
-    metadata.remove(EVENT_TIME_KEY);
-    metadata.remove(WATERMARK_KEY);
+    for key in [EVENT_TIME_KEY, WATERMARK_KEY, PROCESSING_TIME_KEY] {
+        metadata.remove(key);
+    }
     Arc::new(Field::clone(field).with_metadata(metadata))
 }
 

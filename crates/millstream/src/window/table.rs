@@ -31,12 +31,25 @@ pub const EPOCH_KEY: &str = "millstream.epoch";
 /// Unlike the delay it is the same for all of them, so that it survives a UNION ALL of sources whose delays differ.
 pub const EVENT_TIME_KEY: &str = "millstream.event-time";
 
+/// The metadata key of a column that is PROCTIME(): its watermark is the clock.
+pub const PROCESSING_TIME_KEY: &str = "millstream.processing-time";
+
+/// Whether the column is the time of the batch, or the `window_time` of a window over it.
+pub fn is_processing_time(field: &Field) -> bool {
+    timestamp(field).is_some_and(|f| f.metadata().contains_key(PROCESSING_TIME_KEY))
+}
+
+/// Whether windows can be made over the column.
+pub fn orders_windows(field: &Field) -> bool {
+    is_event_time(field) || is_processing_time(field)
+}
+
 /// The delay of a source's event-time column in microseconds; `None` where the column has no watermark.
 pub fn watermark_delay(field: &Field) -> Option<i64> {
     timestamp(field)?.metadata().get(WATERMARK_KEY)?.parse().ok()
 }
 
-/// Whether the column is an event time: windows can be made over it.
+/// Whether the column is an event time.
 pub fn is_event_time(field: &Field) -> bool {
     timestamp(field).is_some_and(|f| f.metadata().contains_key(EVENT_TIME_KEY))
 }
@@ -110,7 +123,7 @@ impl WindowTable {
     pub fn try_new(input: LogicalPlan, time: Column, spec: WindowSpec) -> Result<Self> {
         let index = input.schema().index_of_column(&time)?;
         let field = input.schema().field(index);
-        if !is_event_time(field) {
+        if !orders_windows(field) {
             return plan_err!("the column '{}' is no event time: declare WATERMARK FOR it", time.name);
         }
         let added = added_columns(field, &time, input.schema(), spec)?;
@@ -146,7 +159,8 @@ pub fn added_columns(field: &Field, time: &Column, input: &DFSchema, spec: Windo
             serde_json::to_string(&facts).map_err(|e| datafusion::error::DataFusionError::External(e.into()))?;
         let mut metadata = std::collections::HashMap::from([(WINDOW_KEY.to_string(), facts)]);
         if part == WindowPart::Time {
-            metadata.insert(EVENT_TIME_KEY.to_string(), "true".to_string());
+            let key = if is_processing_time(field) { PROCESSING_TIME_KEY } else { EVENT_TIME_KEY };
+            metadata.insert(key.to_string(), "true".to_string());
         }
         fields.push(Arc::new(Field::new(name, data_type.clone(), false).with_metadata(metadata)));
     }

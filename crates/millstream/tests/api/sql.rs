@@ -270,10 +270,10 @@ async fn every_state_that_can_grow_says_what_would_bound_it_and_how_long_it_last
     ];
     for sql in queries {
         let compiled = session.sql(sql).unwrap().compile().await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-        let lines = millstream::plan::describe_state(&compiled.logical);
+        let lines = millstream::plan::describe_state(&compiled);
         assert!(lines.iter().all(|line| line.contains("SET 'state.ttl', would bound it")), "{sql}: {lines:#?}");
         let bounded = session.sql(sql).unwrap().state_ttl(Duration::from_secs(7200)).compile().await.unwrap();
-        let lines = millstream::plan::describe_state(&bounded.logical);
+        let lines = millstream::plan::describe_state(&bounded);
         let told = lines.iter().all(|line| line.contains("until nothing has touched it for 2 h"));
         assert!(told && !lines.iter().any(|line| line.contains("for ever")), "{sql}: {lines:#?}");
         assert_eq!(bounded.exactness.to_string(), "clock");
@@ -285,7 +285,7 @@ async fn every_state_that_can_grow_says_what_would_bound_it_and_how_long_it_last
         ("SELECT user, count(*) OVER (PARTITION BY user ORDER BY at) FROM clicks", "would bound it"),
     ] {
         let Ok(frame) = session.sql(&sql.replace("user, n FROM prices", "id, n FROM prices")) else { panic!("{sql}") };
-        let lines = millstream::plan::describe_state(&frame.compile().await.unwrap().logical);
+        let lines = millstream::plan::describe_state(&frame.compile().await.unwrap());
         assert!(lines.iter().any(|line| line.contains(bound)), "{sql}: {lines:#?}");
     }
 }
@@ -295,7 +295,7 @@ async fn a_hint_sets_the_lifetime_of_its_table_and_one_for_no_table_is_refused()
     let session = session_over(MemoryTable::bounded(&Rows::of(clicks(4))));
     let states = async |sql: &str| -> Vec<String> {
         let compiled = session.sql(sql).unwrap().compile().await.unwrap();
-        millstream::plan::describe_state(&compiled.logical)
+        millstream::plan::describe_state(&compiled)
     };
     let lines = states(
         "SET 'state.ttl' = '1 d';

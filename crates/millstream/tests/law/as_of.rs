@@ -270,7 +270,7 @@ async fn a_window_over_versions_closes_with_the_rows_that_waited() {
     let compiled = compile(planned.plan.clone(), emit_mode(planned.emit), planner.state()).await;
     let compiled = compiled.map_err(|r| r.at(&planned)).unwrap();
     assert_eq!(compiled.exactness, Exactness::Exact);
-    let state = describe_state(&compiled.logical).join("\n");
+    let state = describe_state(&compiled).join("\n");
     assert!(state.contains("as of l.ts: the rows of both sides that the watermark has not passed"), "{state}");
     for rows in [1, 13, LIMIT.rows] {
         let state = tempfile::tempdir().unwrap();

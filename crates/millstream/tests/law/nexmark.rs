@@ -208,7 +208,7 @@ async fn joins_over_auctions_stream_to_the_batch_answer() {
         assert!(!expected.is_empty(), "{name} has an answer");
         let compiled = compile(planned.plan.clone(), asked(&planned), planner.state()).await;
         let compiled = compiled.map_err(|r| r.at(&planned)).unwrap();
-        let lines = describe_state(&compiled.logical);
+        let lines = describe_state(&compiled);
         assert!(lines.iter().any(|l| l.contains(state)), "{name}: {lines:#?}");
         holds(name, sql, &expected).await;
     }
@@ -309,12 +309,29 @@ async fn published(files: &std::path::Path, number: u32) -> Result<usize, String
             }
         }
         let found = added_up(&published, Floats::Rounded).map_err(said)?;
+        if number == 12 {
+            // Which windows there are says the clock: the bids of a bidder are the same over all of them.
+            let (in_all, streamed) = (over_all_windows(&expected), over_all_windows(&found));
+            if in_all != streamed {
+                return Err(format!("{rows} rows a batch: {in_all:?} in batch, {streamed:?} streamed"));
+            }
+            continue;
+        }
         if let Some(difference) = difference(&expected, &found) {
             let lines: Vec<_> = difference.lines().take(8).collect();
             return Err(format!("{rows} rows a batch, of {} rows:\n{}", expected.len(), lines.join("\n")));
         }
     }
     Ok(expected.len())
+}
+
+/// The second column, added up by the first.
+fn over_all_windows(rows: &Rows) -> std::collections::BTreeMap<&str, i64> {
+    let mut sums = std::collections::BTreeMap::new();
+    for (row, times) in rows {
+        *sums.entry(row[0].as_str()).or_default() += times * row[1].parse::<i64>().unwrap();
+    }
+    sums
 }
 
 /// The published query 13, in its own words but for the options of the table, which are today's.

@@ -72,6 +72,10 @@ impl Operator<2> for WindowJoinExec {
         self.plan.to_string()
     }
 
+    fn due_us(&self, state: &WindowJoinState) -> Option<i64> {
+        state.rows.iter().filter_map(|rows| rows.panes(..).next().map(|(closes, _)| closes)).min()
+    }
+
     fn run(
         &self,
         state: &mut WindowJoinState,

@@ -165,6 +165,11 @@ impl OpenSessions {
         session.map(|s| s.rows.as_slice()).unwrap_or_default()
     }
 
+    /// The end of the session that ends first.
+    pub fn first_end(&self) -> Option<i64> {
+        self.by_end.first().map(|(end, ..)| *end)
+    }
+
     /// Takes out the session that ends first, where it ends by then, with its rows in the order in which they came.
     pub fn close(&mut self, frontier: i64) -> Option<(Bounds, Vec<u64>)> {
         let (end, ..) = self.by_end.first()?;

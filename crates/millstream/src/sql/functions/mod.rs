@@ -28,8 +28,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-/// The metadata key of a column that is PROCTIME(): no window over it can close by a watermark.
-pub const PROCESSING_TIME_KEY: &str = "millstream.processing-time";
+use crate::window::PROCESSING_TIME_KEY;
 
 /// Adds all functions of this room, and those over JSON.
 ///

@@ -69,8 +69,6 @@ fn windows_over_what_is_no_event_time_are_refused_with_the_reason() {
     let error = windowed("SELECT CAST(paid AS TIMESTAMP(3)) AS t FROM payments", "t");
     assert!(error.contains("'t' is no event time, so that no window over it would ever close"), "{error}");
     assert!(error.contains("declare WATERMARK FOR t"), "{error}");
-    let error = windowed("SELECT *, PROCTIME() AS t FROM payments", "DESCRIPTOR(t)");
-    assert!(error.contains("'t' is processing time"), "{error}");
     let error = windowed("SELECT * FROM payments", "card");
     assert!(error.contains("'card' is Int64 and no timestamp"), "{error}");
     let error = windowed("SELECT * FROM payments", "Paid");
