@@ -12,6 +12,7 @@ pub mod diagnostic;
 pub mod functions;
 mod insert;
 mod map_access;
+mod misread;
 mod names;
 mod option_place;
 pub mod parser;
@@ -334,6 +335,7 @@ impl Planner {
             (plan, _) => plan.map_err(failed)?,
         };
         let plan = unnest::beside_rows(plan).and_then(as_of::joins).map_err(failed)?;
+        misread::check(&plan, tokens)?;
         // Types are checked now, while the text is at hand; the plan stays as it is, because what `now()` means
         // must be settled before it is analyzed.
         self.state

@@ -4,8 +4,8 @@
 //! before somebody has decided what it means here.
 
 use datafusion::sql::sqlparser::ast::{
-    Cte, ForClause, GroupByExpr, GroupByWithModifier, Join, OrderBy, OrderByKind, Query, Select, SetExpr, Spanned,
-    TableAlias, TableFactor, TableVersion, TableWithJoins, With,
+    Cte, ForClause, GroupByExpr, GroupByWithModifier, Join, JoinConstraint, JoinOperator, OrderBy, OrderByKind, Query,
+    Select, SetExpr, Spanned, TableAlias, TableFactor, TableVersion, TableWithJoins, With,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
@@ -18,7 +18,7 @@ pub struct Places<'a>(pub &'a [TokenWithSpan]);
 
 impl Places<'_> {
     /// An error at the first of these words in the statement; at `near` where they are not.
-    fn refuse(self, words: &[&str], near: Span, instead: &str) -> SqlError {
+    pub fn refuse(self, words: &[&str], near: Span, instead: &str) -> SqlError {
         let found = (0..self.0.len()).find_map(|n| {
             let rest = self.0.get(n..).unwrap_or_default();
             words::begins(rest, words).then(|| super::span_of(rest.get(..words.len()).unwrap_or_default()))
@@ -183,9 +183,19 @@ pub fn select(select: &Select, places: Places<'_>) -> Checked {
         }
     }
     for TableWithJoins { relation: _, joins } in from {
-        for Join { relation, global, join_operator: _ } in joins {
+        for Join { relation, global, join_operator } in joins {
             if *global {
                 return Err(places.refuse(&["GLOBAL"], relation.span(), "there is one machine; remove it"));
+            }
+            // DataFusion 55 takes the column of the left side, which is NULL where only the right one has a row.
+            let merges =
+                |constraint: &JoinConstraint| matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural);
+            if let JoinOperator::Right(c) | JoinOperator::RightOuter(c) | JoinOperator::FullOuter(c) = join_operator
+                && merges(c)
+            {
+                let reason = "a RIGHT or FULL JOIN with USING, or NATURAL, is not supported: write ON a.k = b.k, and \
+                              COALESCE(a.k, b.k) where the column of either side is meant";
+                return Err(SqlError::new(relation.span(), reason));
             }
         }
     }

@@ -32,6 +32,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenize
 
 use super::diagnostic::{SourceText, SqlError};
 pub use as_of::{AS_OF, AS_OF_TIME};
+pub use complete::Places;
 pub use forms::expression as rewrite_expression;
 pub use hints::StateHint;
 pub use qualify::by_alias;
