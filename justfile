@@ -28,8 +28,8 @@ soak kills="2000":
     MILLSTREAM_KILLS={{kills}} cargo test -p millstream-cli -p millstream --test kill -- --nocapture
     MILLSTREAM_KILLS={{kills}} cargo test --workspace --features millstream-cli/kafka --test end_to_end -- --nocapture
 
-# The law over generated queries and cuts, for as long as you let it.
-law cases="20000":
+# The law over generated queries, inputs, cuts and restarts, for as long as you let it: hours.
+law cases="1000000":
     MILLSTREAM_LAW_CASES={{cases}} cargo test -p millstream-cli -p millstream --test law -- --nocapture
 
 # Every number of the README and docs/performance.md, measured here.

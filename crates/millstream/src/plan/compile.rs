@@ -105,6 +105,17 @@ pub struct Compiled {
     pub boundedness: Boundedness,
 }
 
+impl Compiled {
+    /// The same query once more: its operators remember nothing, as after a restart.
+    ///
+    /// # Errors
+    /// As [`compile`].
+    pub async fn afresh(&self, state: &SessionState) -> Result<Self, Refusal> {
+        let physical = on_large_stack(|| futures::executor::block_on(physical::plan(&self.logical, state)))?;
+        Ok(Self { physical: physical?, ..self.clone() })
+    }
+}
+
 /// What is asked of a query beside its plan.
 #[derive(Debug, Default)]
 pub struct Asked {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use millstream::core::source::Limit;
 use millstream::sql::{BuiltIn, PlannedQuery, Planner};
 
-use crate::Case;
+use crate::case::{Case, Input, Life};
 use crate::data::Row;
-use crate::queries::{Late, Query};
-use crate::yardstick::{Floats, LIMIT, Published, Run, added_up, batch_answer, difference, ran};
+use crate::queries::{Late, Query, ROWS};
+use crate::yardstick::{Floats, Interruption, LIMIT, Published, Run, added_up, batch_answer, difference, ran};
 
 /// A row a second: its number, and a float.
 fn rows(floats: &[f64]) -> Vec<Row> {
@@ -20,15 +20,18 @@ fn rows(floats: &[f64]) -> Vec<Row> {
         b: None,
         l: None,
         ts_ms: 1_577_836_800_000 + n * 1000,
+        goes: false,
     };
     (0..).zip(floats).map(row).collect()
 }
 
 async fn holds(sql: &str, tables: usize, t: Vec<Row>, u: Vec<Row>) {
     for (rows_max, restart_after) in [(Some(1), None), (Some(3), Some(2)), (None, None)] {
-        let query = Query { sql: sql.to_string(), tables, late: Late::Never, rounding: false };
+        let query = Query { sql: sql.to_string(), tables, late: Late::Never, rounding: false, kinds: ROWS };
         let (partitions, others) = (vec![t.clone()], if tables == 2 { vec![u.clone()] } else { vec![] });
-        let case = Case { seed: 1, query, partitions, others, rows_max, restart_after };
+        let interruptions = restart_after.into_iter().map(|batches| Interruption::Stop { batches }).collect();
+        let life = Life { seed: 1, rows_max, limit: LIMIT.rows, often: false, interruptions };
+        let case = Case { query, input: Input { partitions, others }, life };
         let broken = case.broken().await;
         assert_eq!(broken, None, "{sql}, cut by {rows_max:?}");
     }

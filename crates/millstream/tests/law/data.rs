@@ -8,12 +8,32 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
+use millstream::changelog::with_weight;
 use millstream::core::batch::{PartitionId, Place, Position, Positions, Range};
 use millstream::core::source::{Boundedness, Chunk, ChunkStream, Limit, Offer, Source, SourceTable};
 
 use crate::yardstick::Random;
 
-/// The columns of every generated table.
+/// How the rows of a table come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Kind {
+    /// They only come.
+    #[default]
+    Rows,
+    /// Some are taken away again, as a whole.
+    Changes,
+    /// Each takes the place of the one that was there at its time, which is the PRIMARY KEY, or takes it away.
+    Upserts,
+}
+
+impl Kind {
+    /// What its CREATE TABLE says behind the columns.
+    pub fn constraint(self) -> &'static str {
+        if self == Self::Upserts { ", PRIMARY KEY (ts) NOT ENFORCED" } else { "" }
+    }
+}
+
+/// The columns of every generated table, and whether the row comes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub k: Option<&'static str>,
@@ -23,13 +43,16 @@ pub struct Row {
     pub b: Option<bool>,
     pub l: Option<Vec<Option<i64>>>,
     pub ts_ms: i64,
+    pub goes: bool,
 }
+
+const START_MS: i64 = 1_577_836_800_000;
 
 pub const SQL: &str = "k VARCHAR, n BIGINT, x DOUBLE, d DECIMAL(12, 2), b BOOLEAN, l ARRAY<BIGINT>, ts TIMESTAMP(3)";
 
-pub fn schema() -> SchemaRef {
+pub fn schema(kind: Kind) -> SchemaRef {
     let item = Arc::new(Field::new("item", DataType::Int64, true));
-    Arc::new(Schema::new(vec![
+    let rows = Schema::new(vec![
         Field::new("k", DataType::Utf8View, true),
         Field::new("n", DataType::Int64, true),
         Field::new("x", DataType::Float64, true),
@@ -37,11 +60,12 @@ pub fn schema() -> SchemaRef {
         Field::new("b", DataType::Boolean, true),
         Field::new("l", DataType::List(item), true),
         Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), true),
-    ]))
+    ]);
+    if kind == Kind::Rows { Arc::new(rows) } else { with_weight(&rows) }
 }
 
-pub fn batch(rows: &[Row]) -> RecordBatch {
-    let columns: Vec<ArrayRef> = vec![
+pub fn batch(rows: &[Row], kind: Kind) -> RecordBatch {
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|r| r.k).collect::<StringViewArray>()),
         Arc::new(rows.iter().map(|r| r.n).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|r| r.x).collect::<Float64Array>()),
@@ -50,24 +74,48 @@ pub fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(rows.iter().map(|r| r.l.clone()))),
         Arc::new(rows.iter().map(|r| Some(r.ts_ms)).collect::<TimestampMillisecondArray>()),
     ];
-    RecordBatch::try_new(schema(), columns).unwrap()
+    if kind != Kind::Rows {
+        columns.push(Arc::new(rows.iter().map(|r| if r.goes { -1 } else { 1 }).collect::<Int64Array>()));
+    }
+    RecordBatch::try_new(schema(kind), columns).unwrap()
 }
 
 /// The partitions of a table: ties, nulls, NaN, empty strings, disorder within and beyond the delay.
-pub fn partitions(random: &mut Random) -> Vec<Vec<Row>> {
-    let partitions = 1 + random.below(3);
+pub fn partitions(random: &mut Random, kind: Kind) -> Vec<Vec<Row>> {
+    let partitions = 1 + random.below(3) as i64;
     (0..partitions)
-        .map(|_| {
-            let rows = random.below(60);
-            let mut clock_ms = 1_577_836_800_000 + random.below(20_000) as i64;
+        .map(|partition| {
+            let most = *random.pick(&[8, 25, 60]);
+            let rows = random.below(most);
+            let mut clock_ms = START_MS + random.below(20_000) as i64;
+            let mut there: Vec<Row> = vec![];
             (0..rows)
                 .map(|_| {
                     clock_ms += random.below(1_500) as i64;
-                    row(random, clock_ms)
+                    let come = row(random, clock_ms);
+                    match kind {
+                        Kind::Rows => come,
+                        Kind::Changes => change(random, &mut there, come),
+                        // A key is in one partition: between partitions nothing says which row is the later one.
+                        Kind::Upserts => {
+                            let ts_ms = START_MS + random.below(12) as i64 * 1_000 + partition;
+                            Row { ts_ms, goes: random.one_in(4), ..come }
+                        }
+                    }
                 })
                 .collect()
         })
         .collect()
+}
+
+/// A row that comes, or one that goes again.
+fn change(random: &mut Random, there: &mut Vec<Row>, come: Row) -> Row {
+    if !there.is_empty() && random.one_in(3) {
+        let gone = there.swap_remove(random.below(there.len() as u64) as usize);
+        return Row { goes: true, ..gone };
+    }
+    there.push(come.clone());
+    come
 }
 
 fn row(random: &mut Random, clock_ms: i64) -> Row {
@@ -87,37 +135,49 @@ fn row(random: &mut Random, clock_ms: i64) -> Row {
         b: (!random.one_in(8)).then(|| random.one_in(2)),
         l: (!random.one_in(8)).then_some(list),
         ts_ms: clock_ms - behind,
+        goes: false,
     }
 }
 
-/// A table in memory whose offers are cut by a seed.
+/// What a table holds at the moment, and how its offers are cut.
 #[derive(Debug)]
-pub struct CutTable {
-    pub partitions: Arc<Vec<RecordBatch>>,
-    pub seed: u64,
+pub struct Content {
+    pub partitions: Vec<RecordBatch>,
+    pub random: Random,
     /// Rows at the most that an offer takes of a partition; `None`: everything at once.
     pub rows_max: Option<u64>,
 }
 
+/// A table in memory whose offers are cut at random. What is in it can be changed between two runs.
+#[derive(Clone, Debug)]
+pub struct CutTable {
+    pub kind: Kind,
+    pub content: Arc<Mutex<Content>>,
+}
+
+impl CutTable {
+    pub fn new(kind: Kind) -> Self {
+        let content = Content { partitions: vec![], random: Random::new(0), rows_max: None };
+        Self { kind, content: Arc::new(Mutex::new(content)) }
+    }
+}
+
 impl SourceTable for CutTable {
     fn schema(&self) -> SchemaRef {
-        schema()
+        schema(self.kind)
     }
 
     fn source(&self, projection: &[usize]) -> millstream::Result<Arc<dyn Source>> {
-        let partitions = self.partitions.iter().map(|p| p.project(projection).unwrap()).collect();
-        let schema = Arc::new(schema().project(projection).unwrap());
-        let random = Mutex::new(Random::new(self.seed));
-        Ok(Arc::new(CutSource { partitions, schema, random, rows_max: self.rows_max }))
+        let schema = Arc::new(schema(self.kind).project(projection).unwrap());
+        Ok(Arc::new(CutSource { content: Arc::clone(&self.content), schema, projection: projection.to_vec() }))
     }
 }
 
 #[derive(Debug)]
 struct CutSource {
-    partitions: Vec<RecordBatch>,
+    content: Arc<Mutex<Content>>,
     schema: SchemaRef,
-    random: Mutex<Random>,
-    rows_max: Option<u64>,
+    projection: Vec<usize>,
 }
 
 #[async_trait]
@@ -131,14 +191,14 @@ impl Source for CutSource {
     }
 
     async fn offer(&self, from: &Positions, limit: Limit) -> millstream::Result<Offer> {
-        let mut random = self.random.lock().unwrap();
+        let Content { partitions, random, rows_max } = &mut *self.content.lock().unwrap();
         let mut offer = Offer { closed: true, ..Offer::default() };
         let mut left = limit.rows;
-        for (i, rows) in self.partitions.iter().enumerate() {
+        for (i, rows) in partitions.iter().enumerate() {
             let id = PartitionId::from(format!("p{i}"));
             let start = from.get(&id).copied().unwrap_or_default();
             let there = rows.num_rows() as u64 - start.offset;
-            let take = match self.rows_max {
+            let take = match *rows_max {
                 None => there,
                 // Some partitions are not read in this round, but one always is.
                 Some(max) => random.below(max + 1).max(u64::from(offer.ranges.is_empty())),
@@ -160,7 +220,8 @@ impl Source for CutSource {
     async fn open(&self, range: &Range) -> millstream::Result<ChunkStream> {
         let index: usize = range.partition.as_str()[1..].parse().unwrap();
         let (start, end) = (range.start.offset, range.end.offset);
-        let rows = self.partitions[index].slice(start as usize, (end - start) as usize);
+        let rows = self.content.lock().unwrap().partitions[index].slice(start as usize, (end - start) as usize);
+        let rows = rows.project(&self.projection).unwrap();
         let places = (start..end).map(|offset| Place { offset, row: offset }).collect();
         Ok(Box::pin(futures::stream::iter([Ok(Chunk { rows, places, rejected: vec![], raw: None })])))
     }

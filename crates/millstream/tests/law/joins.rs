@@ -1,6 +1,9 @@
 //! Generated joins: of every kind, over rows and over results that change, with and without time.
 
-use crate::queries::{Late, Query, Window};
+#[path = "derived.rs"]
+mod derived;
+
+use crate::queries::{Late, Query, ROWS, Window};
 use crate::yardstick::Random;
 
 const KINDS: [&str; 4] = ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"];
@@ -21,10 +24,14 @@ const RESIDUALS: [&str; 6] =
     ["a.n < b.n", "a.ts <= b.ts", "a.n + b.n > 0 OR a.b", "a.n > 0", "b.n > 0", "a.k <> b.k OR a.n IS NULL"];
 
 /// Rows of a table, as one side of a join.
-const ROWS: [&str; 3] = ["{}", "(SELECT * FROM {} WHERE n > -2)", "(SELECT * FROM {} WHERE b OR k = 'a')"];
+const SIDES: [&str; 3] = ["{}", "(SELECT * FROM {} WHERE n > -2)", "(SELECT * FROM {} WHERE b OR k = 'a')"];
 
 pub fn random(random: &mut Random) -> Query {
-    match random.below(13) {
+    any(random).with_kinds(random)
+}
+
+fn any(random: &mut Random) -> Query {
+    match random.below(22) {
         0..3 => rows(random),
         3 => with_aggregate(random),
         4 => exists(random),
@@ -34,12 +41,17 @@ pub fn random(random: &mut Random) -> Query {
         8 => windows(random),
         9 => set_operation(random),
         10 => constants(random),
+        11..13 => derived::aggregate(random),
+        13..15 => derived::top_n(random),
+        15..18 => derived::join(random),
+        18 => derived::sets(random),
+        19 => derived::semi(random),
         _ => interval(random),
     }
 }
 
 fn plain(sql: String) -> Query {
-    Query { sql, tables: 2, late: Late::Never, rounding: false }
+    Query { sql, tables: 2, late: Late::Never, rounding: false, kinds: ROWS }
 }
 
 /// The other table, or the same once more.
@@ -48,7 +60,7 @@ fn table(random: &mut Random) -> &'static str {
 }
 
 fn side(random: &mut Random, table: &str) -> String {
-    random.pick(&ROWS).replace("{}", table)
+    random.pick(&SIDES).replace("{}", table)
 }
 
 fn condition(random: &mut Random) -> String {
@@ -184,7 +196,7 @@ fn windows(random: &mut Random) -> Query {
             count(&b)
         ),
     };
-    Query { sql, tables: 2, late: Late::Window(window), rounding: false }
+    Query { sql, tables: 2, late: Late::Window(window), rounding: false, kinds: ROWS }
 }
 
 fn interval(random: &mut Random) -> Query {
@@ -192,7 +204,14 @@ fn interval(random: &mut Random) -> Query {
     let (a, b) = (side(random, "t"), side(random, "u"));
     let second = |random: &mut Random| format!("INTERVAL '{}' SECOND", random.pick(&[0, 1, 3, 10]));
     let (low, high) = (second(random), second(random));
+    let own_end = random.one_in(5);
+    let a = match own_end {
+        // A bound that is a column.
+        true => format!("(SELECT *, CASE WHEN b THEN ts + INTERVAL '4' SECOND ELSE ts + {high} END AS e FROM {a})"),
+        false => a,
+    };
     let within = match random.below(4) {
+        _ if own_end => "b.ts BETWEEN a.ts AND a.e".to_string(),
         0 => format!("b.ts BETWEEN a.ts AND a.ts + {high}"),
         1 => format!("b.ts BETWEEN a.ts - {low} AND a.ts + {high}"),
         2 => format!("a.ts - {low} < b.ts AND b.ts - {high} < a.ts"),
@@ -219,5 +238,5 @@ fn interval(random: &mut Random) -> Query {
     } else {
         sql
     };
-    Query { sql, tables: 2, late: Late::OwnTime, rounding: false }
+    Query { sql, tables: 2, late: Late::OwnTime, rounding: false, kinds: ROWS }
 }

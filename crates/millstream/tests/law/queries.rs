@@ -3,6 +3,7 @@
 #[path = "ranking.rs"]
 mod ranking;
 
+use crate::data::Kind;
 use crate::yardstick::Random;
 
 /// A query over the table `t` and, where there are two, `u`.
@@ -15,6 +16,8 @@ pub struct Query {
     pub late: Late,
     /// Float sums compare to rounding.
     pub rounding: bool,
+    /// How the rows of `t` and `u` come and go.
+    pub kinds: [Kind; 2],
 }
 
 /// When a row is late.
@@ -83,6 +86,9 @@ impl Window {
     }
 }
 
+/// Tables that only grow.
+pub const ROWS: [Kind; 2] = [Kind::Rows; 2];
+
 const EXACT: [&str; 24] = [
     "count(*)",
     "count(n)",
@@ -128,6 +134,18 @@ const PREDICATES: [&str; 6] = ["n > 0", "k <> ''", "x IS NOT NULL", "n % 2 = 0 O
 
 impl Query {
     pub fn random(random: &mut Random) -> Self {
+        Self::any(random).with_kinds(random)
+    }
+
+    /// Where time has no part in it, the tables may change.
+    pub fn with_kinds(mut self, random: &mut Random) -> Self {
+        if self.late == Late::Never && random.one_in(3) {
+            self.kinds = [(); 2].map(|()| *random.pick(&[Kind::Rows, Kind::Changes, Kind::Changes, Kind::Upserts]));
+        }
+        self
+    }
+
+    fn any(random: &mut Random) -> Self {
         match random.below(26) {
             9 => ranking::over(random),
             10 | 11 => ranking::top_n(random),
@@ -153,7 +171,7 @@ impl Query {
     }
 
     fn plain(sql: String) -> Self {
-        Self { sql, tables: 1, late: Late::Never, rounding: false }
+        Self { sql, tables: 1, late: Late::Never, rounding: false, kinds: ROWS }
     }
 
     fn stateless(random: &mut Random) -> Self {
@@ -203,13 +221,13 @@ impl Query {
         let keys = random.pick(&["k", "n", "x", "k, b", "d", "n % 3"]);
         let (p, having) = (random.pick(&PREDICATES), Self::having(random));
         let sql = format!("SELECT {keys}, {list} FROM t WHERE {p} GROUP BY {keys}{having}");
-        Self { sql, tables: 1, late: Late::Never, rounding }
+        Self { sql, tables: 1, late: Late::Never, rounding, kinds: ROWS }
     }
 
     fn global(random: &mut Random) -> Self {
         let (list, rounding) = Self::aggregates(random);
         let p = random.pick(&PREDICATES);
-        Self { sql: format!("SELECT {list} FROM t WHERE {p}"), tables: 1, late: Late::Never, rounding }
+        Self { sql: format!("SELECT {list} FROM t WHERE {p}"), tables: 1, late: Late::Never, rounding, kinds: ROWS }
     }
 
     fn windowed(random: &mut Random) -> Self {
@@ -234,7 +252,7 @@ impl Query {
                 "SELECT k, n % 2 AS p, window_start, window_end, {list} FROM {table} GROUP BY k, n % 2, window_start, window_end{having}"
             ),
         };
-        Self { sql, tables: 1, late: Late::Window(window), rounding }
+        Self { sql, tables: 1, late: Late::Window(window), rounding, kinds: ROWS }
     }
 
     fn changes(random: &mut Random) -> Self {
@@ -255,7 +273,7 @@ impl Query {
                 Window::Tumble(30_000).sql("w", true)
             ),
         };
-        Self { sql, tables: 1, late: Late::Window(window), rounding: false }
+        Self { sql, tables: 1, late: Late::Window(window), rounding: false, kinds: ROWS }
     }
 
     /// A table that changes, with the columns of `t`: rows of it come, change and go.
@@ -295,7 +313,7 @@ impl Query {
                 format!("SELECT {keys}, {list} FROM {inner} WHERE {p} GROUP BY {keys}{having}")
             }
         };
-        Self { sql, tables: 1, late: Late::Never, rounding }
+        Self { sql, tables: 1, late: Late::Never, rounding, kinds: ROWS }
     }
 
     fn over_changes_of_windows(random: &mut Random) -> Self {
@@ -314,7 +332,7 @@ impl Query {
             "n",
         ]);
         let sql = format!("SELECT {keys}, {list} FROM {inner} GROUP BY {keys}{} EMIT CHANGES", Self::having(random));
-        Self { sql, tables: 1, late: Late::Window(window), rounding }
+        Self { sql, tables: 1, late: Late::Window(window), rounding, kinds: ROWS }
     }
 
     fn sets(random: &mut Random) -> Self {
@@ -334,7 +352,7 @@ impl Query {
             "SELECT k, b, grouping(k) AS gk, grouping(b) AS gb, {list} FROM {table} WHERE {p} GROUP BY {sets}{}",
             Self::having(random)
         );
-        Self { sql, tables: 1, late: Late::Never, rounding }
+        Self { sql, tables: 1, late: Late::Never, rounding, kinds: ROWS }
     }
 
     fn sets_of_windows(random: &mut Random) -> Self {
@@ -351,7 +369,7 @@ impl Query {
         let sql = format!(
             "SELECT window_end, k, {b}window_start, grouping(k) AS g, {list} FROM {table} GROUP BY {sets}{emit}"
         );
-        Self { sql, tables: 1, late: Late::Window(window), rounding }
+        Self { sql, tables: 1, late: Late::Window(window), rounding, kinds: ROWS }
     }
 
     fn unnest_changelog(random: &mut Random) -> Self {
@@ -419,6 +437,6 @@ impl Query {
                 "SELECT k, b, {list}, window_start, window_end FROM {table} GROUP BY k, window_end, window_start, b{having}"
             ),
         };
-        Self { sql: format!("{sql}{emit}"), tables: 1, late: Late::Instant, rounding }
+        Self { sql: format!("{sql}{emit}"), tables: 1, late: Late::Instant, rounding, kinds: ROWS }
     }
 }

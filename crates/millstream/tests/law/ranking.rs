@@ -3,7 +3,7 @@
 //! Rows that tie could stand in any order: where that would show, the order goes on over every column that is
 //! selected.
 
-use super::{Late, PREDICATES, Query, Window};
+use super::{Late, PREDICATES, Query, ROWS, Window};
 use crate::yardstick::Random;
 
 /// The rows of `t` that the queries select, and an order of them that leaves nothing open.
@@ -11,7 +11,7 @@ const COLUMNS: &str = "k, n, d, b, ts";
 const TOTAL: &str = "n, d, k, b, ts";
 
 fn exact(sql: String, late: Late) -> Query {
-    Query { sql, tables: 1, late, rounding: false }
+    Query { sql, tables: 1, late, rounding: false, kinds: ROWS }
 }
 
 fn list(random: &mut Random, of: &[&str], over: &str) -> String {

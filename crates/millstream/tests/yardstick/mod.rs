@@ -4,10 +4,12 @@
 //! It must never look into the engine for what is right: the batch answer is.
 
 pub mod answer;
+pub mod disk;
 pub mod random;
 pub mod slt;
 pub mod stream;
 
 pub use answer::{Floats, Rows, difference};
+pub use disk::MemoryDisk;
 pub use random::Random;
-pub use stream::{Interruption, LIMIT, Published, Run, added_up, batch_answer, ran};
+pub use stream::{Interruption, LIMIT, Published, Run, added_up, batch_answer, compiled, ran};

@@ -16,7 +16,7 @@ use millstream::core::query::{Query, QueryConfig, QueryHandle, QuerySource};
 use millstream::core::sink::{Guarantee, Marker, Output, OutputKind, Owner, Permit, Sink};
 use millstream::core::source::Limit;
 use millstream::pipeline::asked;
-use millstream::plan::compile;
+use millstream::plan::{Compiled, compile};
 use millstream::runner::LocalRunner;
 use millstream::sql::{PlannedQuery, Planner};
 use millstream::state::StateStore;
@@ -37,6 +37,14 @@ pub async fn batch_answer(planner: &Planner, planned: &PlannedQuery, floats: Flo
     }
     rows.retain(|_, n| *n != 0);
     Ok(rows)
+}
+
+/// A query, ready to run.
+///
+/// # Errors
+/// Why it is refused.
+pub async fn compiled(planner: &Planner, planned: &PlannedQuery) -> Result<Compiled> {
+    compile(planned.plan.clone(), asked(planned), planner.state()).await.map_err(|r| r.at(planned))
 }
 
 /// What a query has published, whatever died on the way.
@@ -87,22 +95,28 @@ pub struct Run<'a> {
     pub dir: &'a Path,
     pub config: QueryConfig,
     pub published: &'a Published,
+    /// What the log and the state are written to.
+    pub disk: SharedDisk,
+    /// The query, where it has been compiled already: its operators remember nothing yet.
+    pub compiled: Option<Compiled>,
 }
 
 impl<'a> Run<'a> {
     /// A run with everything as it usually is.
     pub fn new(planner: &'a Planner, planned: &'a PlannedQuery, dir: &'a Path, published: &'a Published) -> Self {
         let config = QueryConfig { limit: LIMIT, ..QueryConfig::new("q", dir.join("log")) };
-        Self { planner, planned, dir, config, published }
+        Self { planner, planned, dir, config, published, disk: Arc::new(RealDisk), compiled: None }
     }
 
     /// Runs until the input ends, or is interrupted. What was killed is not finished, and not cleaned up.
     ///
     /// A kill wants a thread without a runtime.
     pub async fn start(&self) -> Result<QueryHandle> {
-        let compiled = compile(self.planned.plan.clone(), asked(self.planned), self.planner.state()).await;
-        let compiled = compiled.map_err(|r| r.at(self.planned))?;
-        let disk: SharedDisk = Arc::new(RealDisk);
+        let compiled = match &self.compiled {
+            Some(compiled) => compiled.clone(),
+            None => compiled(self.planner, self.planned).await?,
+        };
+        let disk = Arc::clone(&self.disk);
         let states = StateStore::new(Arc::clone(&disk), self.dir.join("state"));
         let sources = compiled.inputs.iter().map(|i| QuerySource {
             name: i.edge.source.clone(),
@@ -122,7 +136,7 @@ impl<'a> Run<'a> {
 
     /// What became of the rows of each source, by the log.
     pub fn accounts(&self) -> Result<Vec<Account>> {
-        let status = read_status(&RealDisk, &self.dir.join("log"))?;
+        let status = read_status(self.disk.as_ref(), &self.dir.join("log"))?;
         let accounts = status.ok_or_else(|| Error::bug("the query left no log"))?.totals;
         match accounts.iter().find(|a| !a.balances() || a.rejected > 0) {
             None => Ok(accounts),
