@@ -2,8 +2,8 @@
 //!
 //! A row waits until the frontier has passed its time. From then on no row of that time or an earlier one can
 //! come, so that what the row's frame looks back at is complete. The rows that are due are put behind what is
-//! kept of their partition, and DataFusion's own window functions answer over both. They leave in the order of
-//! their times, and of the log where those are equal.
+//! kept of their partition ([`pages`]), and DataFusion's own functions answer for them ([`sliding`]): the frames of the
+//! rows before them are not built again. They leave in the order of their times, and of the log where those are equal.
 //!
 //! Where the partition itself ends with the time (it holds the end of a window), its rows are due together,
 //! any frame can be answered, and nothing is kept.
@@ -11,7 +11,9 @@
 //! The input is insert-only, and so is the output.
 
 mod framed;
+mod pages;
 mod running;
+mod sliding;
 mod state;
 
 use std::cmp::Ordering;
@@ -44,6 +46,13 @@ use super::waiting::{concat, due, instants};
 pub enum OverFunction {
     /// By DataFusion, over the rows that are kept and those that are due.
     Framed(Arc<dyn WindowExpr>),
+    /// The same, for an aggregate over a frame that moves: DataFusion does not show its FILTER clause.
+    Sliding {
+        /// The function.
+        function: Arc<dyn WindowExpr>,
+        /// The FILTER clause.
+        filter: Option<Arc<dyn PhysicalExpr>>,
+    },
     /// By counting.
     Rank(RankKind),
     /// By an accumulator that lives as long as its partition: from its first row to the current one.
@@ -203,9 +212,9 @@ impl OverExec {
         let due = self.partition(rows, instants)?;
         let before = state.before(&due.keys, due.partitions)?;
         let counters = counters(&due, &before);
-        let (framed, kept) = self.framed.answer(&due, &before, frontier)?;
+        let (framed, moved) = self.framed.answer(&due, &before, state.pages.as_mut(), frontier)?;
         let (ran, states) = running::answer(&self.running, &due, &before)?;
-        state.remember(&due, &before, kept, states)?;
+        state.remember(&due, &before, moved, states)?;
 
         // What was answered in the order of the partitions leaves in that of the times.
         let mut places = vec![0_u32; due.sorted.len()];
@@ -219,7 +228,7 @@ impl OverExec {
         let mut columns = due.rows.columns().to_vec();
         for function in &self.over.functions {
             let sorted = match function {
-                OverFunction::Framed(_) => framed.next(),
+                OverFunction::Framed(_) | OverFunction::Sliding { .. } => framed.next(),
                 OverFunction::Running { .. } => ran.next(),
                 OverFunction::Rank(kind) => {
                     let ranks = counters.iter().map(|c| c.rank(*kind));

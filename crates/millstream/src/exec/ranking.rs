@@ -276,7 +276,9 @@ impl RankingExec {
                         false => concat_arrays(&parts.iter().map(|p| p.as_ref()).collect::<Vec<_>>())?,
                     }
                 }
-                OverFunction::Running { .. } => return internal_err!("over a changelog nothing runs"),
+                OverFunction::Running { .. } | OverFunction::Sliding { .. } => {
+                    return internal_err!("over a changelog nothing runs");
+                }
             });
         }
         columns.push(Arc::new(Int64Array::from_value(weight, rows.num_rows())));

@@ -11,7 +11,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
-use datafusion::physical_expr::window::{PlainAggregateWindowExpr, WindowExpr};
+use datafusion::physical_expr::window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner, create_window_expr};
@@ -292,16 +292,19 @@ impl Exprs<'_> {
         for (expr, answer) in node.functions.iter().zip(&node.answers) {
             functions.push(match answer {
                 Answer::Rank(kind) => OverFunction::Rank(*kind),
-                Answer::Framed => OverFunction::Framed(self.window(expr)?),
+                Answer::Framed => match (self.window(expr)?, self.filter(expr)?) {
+                    (function, filter) if function.as_any().is::<SlidingAggregateWindowExpr>() => {
+                        OverFunction::Sliding { function, filter }
+                    }
+                    (function, _) => OverFunction::Framed(function),
+                },
                 Answer::Running { peers } => {
                     let window = self.window(expr)?;
                     let Some(plain) = window.as_any().downcast_ref::<PlainAggregateWindowExpr>() else {
                         return internal_err!("an aggregate that runs from the first row on slides");
                     };
                     let function = Arc::new(plain.get_aggregate_expr().clone());
-                    let filter = call(expr).and_then(|c| c.params.filter.as_ref());
-                    let filter = filter.map(|f| self.physical(f)).transpose()?;
-                    OverFunction::Running { function, filter, peers: *peers }
+                    OverFunction::Running { function, filter: self.filter(expr)?, peers: *peers }
                 }
             });
         }
@@ -310,6 +313,12 @@ impl Exprs<'_> {
         let over = Over { partition, order, functions, time, after_us: node.after_us, keep: node.keep };
         let output = Arc::clone(node.schema.inner());
         Ok(Arc::new(OverExec::try_new(node.name.as_str(), input, over, output)?))
+    }
+
+    /// The FILTER clause of a window function.
+    fn filter(&self, expr: &Expr) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let filter = call(expr).and_then(|c| c.params.filter.as_ref());
+        filter.map(|f| self.physical(f)).transpose()
     }
 
     fn ranking(&self, node: &StreamRanking, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {

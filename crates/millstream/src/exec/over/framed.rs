@@ -3,22 +3,22 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StructArray, UInt32Array, new_null_array};
-use arrow::buffer::OffsetBuffer;
-use arrow::compute::{concat, interleave, take, take_arrays};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use datafusion::common::{Result as DfResult, internal_datafusion_err};
+use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow::compute::{concat, take_arrays};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
+use datafusion::common::Result as DfResult;
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::window::WindowExpr;
 
 use super::super::waiting::instants;
+use super::pages::{Kept, Moved, Pages, Span, pieced};
+use super::sliding::Function;
 use super::state::Before;
 use super::{Due, Keep, Over, OverFunction, nullable};
 
 /// The functions, and the columns that they read.
 #[derive(Debug)]
 pub struct Framed {
-    functions: Vec<Arc<dyn WindowExpr>>,
+    functions: Vec<Function>,
     keep: Option<Keep>,
     time: usize,
     after_us: i64,
@@ -38,14 +38,17 @@ struct Laid {
 impl Framed {
     pub fn new(over: &Over, input: &Schema) -> Self {
         let framed = |f: &OverFunction| match f {
-            OverFunction::Framed(function) => Some(Arc::clone(function)),
-            _ => None,
+            OverFunction::Framed(window) => Some(Function { window: Arc::clone(window), filter: None }),
+            OverFunction::Sliding { function, filter } => {
+                Some(Function { window: Arc::clone(function), filter: filter.clone() })
+            }
+            OverFunction::Rank(_) | OverFunction::Running { .. } => None,
         };
         let functions: Vec<_> = over.functions.iter().filter_map(framed).collect();
         let mut columns = vec![over.time];
-        for function in &functions {
-            let all = function.all_expressions();
-            let read = all.args.iter().chain(&all.partition_by_exprs).chain(&all.order_by_exprs);
+        for Function { window, filter } in &functions {
+            let all = window.all_expressions();
+            let read = all.args.iter().chain(&all.partition_by_exprs).chain(&all.order_by_exprs).chain(filter);
             columns.extend(read.flat_map(collect_columns).map(|c| c.index()));
         }
         columns.sort_unstable();
@@ -54,120 +57,84 @@ impl Framed {
         Self { functions, keep, time: over.time, after_us: over.after_us, schema: nullable(input), columns }
     }
 
-    /// The column of the state that holds the rows that are kept; `None` where none are.
-    pub fn state_field(&self) -> Option<FieldRef> {
-        self.keep.map(|_| Arc::new(Field::new("$kept", DataType::List(self.item()), true)))
+    /// Where rows are kept; `None` where none are.
+    pub fn pages(&self) -> DfResult<Option<Pages>> {
+        let fields: Fields = self.columns.iter().filter_map(|c| self.schema.fields().get(*c).cloned()).collect();
+        self.keep.map(|keep| Pages::try_new(fields, keep.head)).transpose()
     }
 
-    fn item(&self) -> FieldRef {
-        Arc::new(Field::new_list_field(DataType::Struct(self.kept_fields()), true))
-    }
-
-    fn kept_fields(&self) -> Fields {
-        self.columns.iter().filter_map(|c| self.schema.fields().get(*c).cloned()).collect()
-    }
-
-    /// The answers for the rows that are due, in the order of the partitions, and what is kept of each.
+    /// The answers for the rows that are due, in the order of the partitions. Stages what is kept of each from now on,
+    /// and says it; nothing where nothing is kept.
     pub fn answer(
         &self,
         due: &Due,
         before: &Before,
+        pages: Option<&mut Pages>,
         frontier: Option<i64>,
-    ) -> DfResult<(Vec<ArrayRef>, Option<ArrayRef>)> {
+    ) -> DfResult<(Vec<ArrayRef>, Vec<Span>)> {
         if self.functions.is_empty() {
-            return Ok((vec![], None));
+            return Ok((vec![], vec![]));
         }
-        let laid = self.lay(due, before)?;
-        let mut wanted = Vec::with_capacity(due.sorted.len());
-        for (range, first) in &laid.parts {
-            wanted.extend(*first as u32..range.end as u32);
-        }
-        let wanted = UInt32Array::from(wanted);
+        let kept = pages.as_ref().map(|pages| pages.read(&before.spans)).transpose()?;
+        let laid = self.lay(due, kept)?;
         let mut answers = Vec::with_capacity(self.functions.len());
         for function in &self.functions {
-            let parts =
-                laid.parts.iter().map(|(range, _)| function.evaluate(&laid.rows.slice(range.start, range.len())));
+            let parts = laid
+                .parts
+                .iter()
+                .map(|(range, first)| function.answer(&laid.rows.slice(range.start, range.len()), first - range.start));
             let parts = parts.collect::<DfResult<Vec<_>>>()?;
-            let all = concat(&parts.iter().map(|p| p.as_ref()).collect::<Vec<_>>())?;
-            answers.push(if wanted.len() == all.len() { all } else { take(&all, &wanted, None)? });
+            answers.push(concat(&parts.iter().map(|p| p.as_ref()).collect::<Vec<_>>())?);
         }
-        let kept = self.keep.map(|keep| self.kept(&laid, keep, frontier)).transpose()?;
-        Ok((answers, kept))
+        let (Some(pages), Some(keep)) = (pages, self.keep) else { return Ok((answers, vec![])) };
+        let moved = self.moved(&laid, before, keep, frontier)?;
+        let columns: Vec<ArrayRef> = self.columns.iter().filter_map(|c| laid.rows.columns().get(*c).cloned()).collect();
+        pages.write(&moved, &columns)?;
+        Ok((answers, moved.iter().map(|m| m.after).collect()))
     }
 
-    fn lay(&self, due: &Due, before: &Before) -> DfResult<Laid> {
-        let (kept, lengths) = self.unpack(due, before)?;
+    fn lay(&self, due: &Due, kept: Option<Kept>) -> DfResult<Laid> {
+        let new = take_arrays(due.rows.columns(), &due.sorted_indices(), None)?;
+        let kept = kept.filter(|kept| kept.pieces.iter().any(|pieces| !pieces.is_empty()));
+        let Some(kept) = kept else {
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), new)?;
+            return Ok(Laid { rows, parts: due.ranges.iter().map(|range| (range.clone(), range.start)).collect() });
+        };
         let mut parts = Vec::with_capacity(due.partitions);
-        let mut order: Vec<(usize, usize)> = Vec::with_capacity(kept.num_rows() + due.sorted.len());
-        let mut next = 0;
-        for (range, length) in due.ranges.iter().zip(lengths) {
-            let from = order.len();
-            order.extend((next..next + length).map(|row| (0, row)));
-            next += length;
-            let first = order.len();
-            order.extend(due.sorted.get(range.clone()).unwrap_or_default().iter().map(|row| (1, *row as usize)));
-            parts.push((from..order.len(), first));
+        let (mut pieces, mut rows) = (vec![], 0);
+        for (range, old) in due.ranges.iter().zip(kept.pieces) {
+            let first = rows + old.iter().map(Range::len).sum::<usize>();
+            parts.push((rows..first + range.len(), first));
+            rows = first + range.len();
+            pieces.extend(old.into_iter().map(|piece| (0, piece)).chain([(1, range.clone())]));
         }
-        let columns = match kept.num_rows() {
-            0 => take_arrays(due.rows.columns(), &due.sorted_indices(), None)?,
-            _ => {
-                let pairs = kept.columns().iter().zip(due.rows.columns());
-                pairs.map(|(old, new)| interleave(&[old.as_ref(), new.as_ref()], &order)).collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Laid { rows: RecordBatch::try_new(Arc::clone(&self.schema), columns)?, parts })
+        let length = kept.columns.first().map_or(0, |c| c.len());
+        let columns = self.schema.fields().iter().zip(&new).enumerate().map(|(c, (field, new))| {
+            let old = match self.columns.binary_search(&c).ok().and_then(|at| kept.columns.get(at)) {
+                Some(old) => Arc::clone(old),
+                None => new_null_array(field.data_type(), length),
+            };
+            pieced(&[&old, new], &pieces)
+        });
+        Ok(Laid { rows: RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<DfResult<_>>()?)?, parts })
     }
 
-    /// The rows that are kept, and how many each partition has.
-    fn unpack(&self, due: &Due, before: &Before) -> DfResult<(RecordBatch, Vec<usize>)> {
-        let mut lengths = vec![0; due.partitions];
-        let none = || RecordBatch::new_empty(Arc::clone(&self.schema));
-        let Some(lists) = before.kept.as_ref().filter(|_| self.keep.is_some()) else { return Ok((none(), lengths)) };
-        let lists: &ListArray =
-            lists.as_list_opt().ok_or_else(|| internal_datafusion_err!("rows are kept as a list"))?;
-        for (at, partition) in before.found.iter().enumerate() {
-            if let Some(length) = lengths.get_mut(*partition) {
-                *length = lists.value_length(at) as usize;
-            }
-        }
-        let offsets = lists.value_offsets();
-        let (from, to) = (offsets.first().copied().unwrap_or(0), offsets.last().copied().unwrap_or(0));
-        let rows = lists.values().slice(from as usize, (to - from) as usize);
-        let rows = rows.as_struct_opt().ok_or_else(|| internal_datafusion_err!("what is kept are rows"))?;
-        if rows.is_empty() {
-            return Ok((none(), lengths));
-        }
-        let column = |(c, field): (usize, &FieldRef)| match self.columns.binary_search(&c) {
-            Ok(at) => Arc::clone(rows.column(at)),
-            Err(_) => new_null_array(field.data_type(), rows.len()),
-        };
-        let columns = self.schema.fields().iter().enumerate().map(column).collect();
-        Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, lengths))
-    }
-
-    /// The rows that later frames can look back at.
-    fn kept(&self, laid: &Laid, keep: Keep, frontier: Option<i64>) -> DfResult<ArrayRef> {
+    /// Which rows later frames can look back at.
+    fn moved(&self, laid: &Laid, before: &Before, keep: Keep, frontier: Option<i64>) -> DfResult<Vec<Moved>> {
         let since = keep.tail_us.zip(frontier).map(|(tail, frontier)| frontier.saturating_sub(tail).saturating_sub(1));
         let at = instants(&laid.rows, self.time, self.after_us)?;
-        let mut rows: Vec<u32> = Vec::new();
-        let mut lengths = Vec::with_capacity(laid.parts.len());
-        for (range, _) in &laid.parts {
-            let from = rows.len();
-            let tail = range.end.saturating_sub(keep.tail).max(range.start);
-            let recent = since.map_or(range.end, |since| {
-                let times = at.values().get(range.clone()).unwrap_or_default();
-                range.start + times.partition_point(|t| *t < since)
+        let of = |((range, first), before): (&(Range<usize>, usize), &Span)| {
+            let rows = before.rows + range.len() - (first - range.start);
+            // What is kept beside the first rows of the partition, with its first number.
+            let tail = range.start + keep.head.min(before.rows);
+            let number = if before.rows >= keep.head { before.from } else { before.rows };
+            let recent = since.map_or(rows, |since| {
+                let times = at.values().get(tail..range.end).unwrap_or_default();
+                number + times.partition_point(|t| *t < since)
             });
-            // The first rows of what is kept are the first of the partition: none was dropped before them.
-            let head = (range.start + keep.head).min(range.end);
-            let tail = tail.min(recent).max(head);
-            rows.extend((range.start..head).chain(tail..range.end).map(|row| row as u32));
-            lengths.push(rows.len() - from);
-        }
-        let columns = self.columns.iter().filter_map(|c| laid.rows.columns().get(*c).cloned()).collect::<Vec<_>>();
-        let columns = take_arrays(&columns, &UInt32Array::from(rows), None)?;
-        let rows = StructArray::try_new(self.kept_fields(), columns, None)?;
-        let offsets = OffsetBuffer::from_lengths(lengths);
-        Ok(Arc::new(ListArray::try_new(self.item(), offsets, Arc::new(rows), None)?))
+            let from = rows.saturating_sub(keep.tail).min(recent).max(before.from);
+            Moved { before: *before, after: Span { id: before.id, rows, from }, start: range.start }
+        };
+        Ok(laid.parts.iter().zip(&before.spans).map(of).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! What window functions keep: the rows that wait, and of each partition what later frames look back at.
+//! What window functions keep: the rows that wait, and of each partition its counts and what later frames look back at.
 
 use std::sync::Arc;
 
@@ -11,25 +11,35 @@ use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, 
 use super::super::changes::state_error;
 use super::super::waiting::Waiting;
 use super::framed::Framed;
+use super::pages::{Pages, Span, numbers};
 use super::running::Running;
 use super::{Due, Over, OverFunction};
 
 const PARTITIONS: &str = "partitions";
 const CLOSED: &str = "closed";
 const SWEPT: &str = "swept";
+const NEXT: &str = "next";
 
 /// The columns of a partition's state that are always there.
 const COUNTS: usize = 3;
+
+/// Those that say which rows are kept.
+const SPAN: usize = 2;
 
 /// The state of window functions.
 #[derive(Debug)]
 pub struct OverState {
     /// The rows that are not due yet.
     pub waiting: Waiting,
-    /// By partition: how many rows and sets of peers came, when the last one was due, the rows that are kept,
-    /// the states of the accumulators. `None` where partitions end with their rows.
+    /// By partition: how many rows and sets of peers came, when the last one was due, where rows are kept its number and
+    /// the first of them, the states of the accumulators. `None` where partitions end with their rows.
     partitions: Option<KeyedTable>,
-    kept: bool,
+    /// The rows that are kept.
+    pub pages: Option<Pages>,
+    /// How many of a partition's first rows are kept.
+    head: usize,
+    /// The number of the next partition: installed and staged.
+    next: [u64; 2],
     /// How long a partition is kept after its last row; `None`: for ever.
     expires_us: Option<i64>,
     /// The frontier up to which rows were due: installed and staged.
@@ -45,8 +55,8 @@ pub struct Before {
     pub found: Vec<usize>,
     rows: Vec<i64>,
     peers: Vec<i64>,
-    /// The rows that are kept of each.
-    pub kept: Option<ArrayRef>,
+    /// Which rows are kept of each partition, known or new.
+    pub spans: Vec<Span>,
     /// The states of the accumulators.
     pub states: Vec<ArrayRef>,
 }
@@ -70,17 +80,23 @@ impl OverState {
         running: &[Running],
     ) -> DfResult<Self> {
         let number = |name: &str| Arc::new(Field::new(name, DataType::Int64, false));
+        let pages = framed.pages()?;
         let mut fields = vec![number("$rows"), number("$peers"), number("$last")];
-        fields.extend(framed.state_field());
+        if pages.is_some() {
+            fields.extend([number("$partition"), number("$from")]);
+        }
         fields.extend(running.iter().flat_map(Running::state_fields).cloned());
         let values = Arc::new(Schema::new(fields));
         let table = || KeyedTable::new(Arc::clone(keys), values).map_err(state_error);
         let keep = over.keep.unwrap_or_default();
-        let only_framed = over.functions.iter().all(|f| matches!(f, OverFunction::Framed(_)));
+        let framed = |f: &OverFunction| matches!(f, OverFunction::Framed(_) | OverFunction::Sliding { .. });
+        let only_framed = over.functions.iter().all(framed);
         Ok(Self {
             waiting: Waiting::try_new(input)?,
             partitions: over.keep.is_some().then(table).transpose()?,
-            kept: framed.state_field().is_some(),
+            pages,
+            head: keep.head,
+            next: [0, 0],
             expires_us: keep.tail_us.filter(|_| only_framed && keep.head == 0 && keep.tail == 0),
             closed: [None, None],
             swept: [None, None],
@@ -98,27 +114,34 @@ impl OverState {
     }
 
     /// What is known of these partitions.
-    pub fn before(&self, keys: &[ArrayRef], partitions: usize) -> DfResult<Before> {
+    pub fn before(&mut self, keys: &[ArrayRef], partitions: usize) -> DfResult<Before> {
         let Some(table) = &self.partitions else { return Ok(Before::default()) };
         let found = table.get(keys, partitions).map_err(state_error)?;
-        let numbers = |column: usize| -> Vec<i64> {
-            let column = found.values.get(column).and_then(|c| c.as_primitive_opt::<Int64Type>());
-            column.map(|c| c.values().to_vec()).unwrap_or_default()
+        let (rows, peers) = (counts(&found.values, 0), counts(&found.values, 1));
+        let mut states = found.values;
+        let rest = states.split_off(COUNTS.min(states.len()));
+        let (spans, states) = match self.pages {
+            None => (vec![], rest),
+            Some(_) => {
+                let known = rows.iter().zip(counts(&rest, 0)).zip(counts(&rest, 1));
+                let known = known.map(|((rows, id), from)| span_of(id, *rows, from));
+                let mut known = found.rows.iter().zip(known).peekable();
+                let (head, next) = (self.head, &mut self.next[1]);
+                let spans = (0..partitions).map(|partition| match known.next_if(|(p, _)| **p == partition) {
+                    Some((_, span)) => span,
+                    None => {
+                        *next += 1;
+                        Span { id: *next, rows: 0, from: head }
+                    }
+                });
+                (spans.collect(), rest.into_iter().skip(SPAN).collect())
+            }
         };
-        let (rows, peers) = (numbers(0), numbers(1));
-        let mut rest = found.values.into_iter().skip(COUNTS);
-        let kept = if self.kept { rest.next() } else { None };
-        Ok(Before { found: found.rows, rows, peers, kept, states: rest.collect() })
+        Ok(Before { found: found.rows, rows, peers, spans, states })
     }
 
     /// Stages what is known of the partitions after the rows that were due.
-    pub fn remember(
-        &mut self,
-        due: &Due,
-        before: &Before,
-        kept: Option<ArrayRef>,
-        states: Vec<ArrayRef>,
-    ) -> DfResult<()> {
+    pub fn remember(&mut self, due: &Due, before: &Before, kept: Vec<Span>, states: Vec<ArrayRef>) -> DfResult<()> {
         let Some(table) = &mut self.partitions else { return Ok(()) };
         let (mut rows, mut peers, mut last) = (vec![], vec![], vec![]);
         for (partition, range) in due.ranges.iter().enumerate() {
@@ -130,8 +153,11 @@ impl OverState {
             let at = sorted.iter().filter_map(|row| due.instants.values().get(*row as usize)).max();
             last.push(at.copied().unwrap_or(i64::MIN));
         }
-        let counts = [rows, peers, last].map(|numbers| Arc::new(Int64Array::from(numbers)) as ArrayRef);
-        let values: Vec<ArrayRef> = counts.into_iter().chain(kept).chain(states).collect();
+        let mut values: Vec<ArrayRef> = [rows, peers, last].map(|n| Arc::new(Int64Array::from(n)) as ArrayRef).into();
+        if self.pages.is_some() {
+            values.extend([numbers(kept.iter().map(|s| s.id as usize)), numbers(kept.iter().map(|s| s.from))]);
+        }
+        values.extend(states);
         table.put(&due.keys, &values, due.partitions).map_err(state_error)
     }
 
@@ -151,26 +177,42 @@ impl OverState {
         let Some(table) = &mut self.partitions else { return Ok(()) };
         let since = frontier.saturating_sub(expires_us).saturating_sub(1);
         let columns = table.keys().fields().len();
-        let mut gone: Vec<(Vec<ArrayRef>, usize)> = vec![];
+        let (mut gone, mut spans): (Vec<(Vec<ArrayRef>, usize)>, Vec<Span>) = (vec![], vec![]);
         for batch in table.scan_staged() {
             let batch = batch.map_err(state_error)?;
             let last = batch.columns().get(columns + COUNTS - 1).and_then(|c| c.as_primitive_opt::<Int64Type>());
             let Some(last) = last else { return internal_err!("a partition has no last row") };
             let old = last.values().iter().map(|last| Some(*last < since)).collect();
-            let keys = batch.project(&(0..columns).collect::<Vec<_>>())?;
-            let keys = arrow::compute::filter_record_batch(&keys, &old)?;
-            if keys.num_rows() > 0 {
-                gone.push((keys.columns().to_vec(), keys.num_rows()));
+            let batch = arrow::compute::filter_record_batch(&batch, &old)?;
+            if batch.num_rows() == 0 {
+                continue;
             }
+            let (keys, values) = batch.columns().split_at(columns);
+            let [rows, ids, froms] = [0, COUNTS, COUNTS + 1].map(|column| counts(values, column));
+            spans.extend(rows.into_iter().zip(ids).zip(froms).map(|((rows, id), from)| span_of(id, rows, from)));
+            gone.push((keys.to_vec(), batch.num_rows()));
         }
-        gone.iter().try_for_each(|(keys, rows)| table.remove(keys, *rows).map_err(state_error))
+        gone.iter().try_for_each(|(keys, rows)| table.remove(keys, *rows).map_err(state_error))?;
+        self.pages.as_mut().map_or(Ok(()), |pages| pages.forget(&spans))
     }
+}
+
+/// A column of numbers of some partitions.
+fn counts(values: &[ArrayRef], column: usize) -> Vec<i64> {
+    let column = values.get(column).and_then(|c| c.as_primitive_opt::<Int64Type>());
+    column.map(|c| c.values().to_vec()).unwrap_or_default()
+}
+
+fn span_of(id: i64, rows: i64, from: i64) -> Span {
+    Span { id: id.unsigned_abs(), rows: rows.unsigned_abs() as usize, from: from.unsigned_abs() as usize }
 }
 
 impl OperatorState for OverState {
     fn install(&mut self) {
         self.waiting.install();
         self.partitions.iter_mut().for_each(KeyedTable::install);
+        self.pages.iter_mut().for_each(Pages::install);
+        self.next[0] = self.next[1];
         self.closed[0] = self.closed[1];
         self.swept[0] = self.swept[1];
     }
@@ -178,6 +220,8 @@ impl OperatorState for OverState {
     fn discard(&mut self) {
         self.waiting.discard();
         self.partitions.iter_mut().for_each(KeyedTable::discard);
+        self.pages.iter_mut().for_each(Pages::discard);
+        self.next[1] = self.next[0];
         self.closed[1] = self.closed[0];
         self.swept[1] = self.swept[0];
     }
@@ -186,6 +230,9 @@ impl OperatorState for OverState {
         let mut changes = self.waiting.capture(Changes::new());
         if let Some(table) = &self.partitions {
             changes = changes.keyed(PARTITIONS, table);
+        }
+        if let Some(pages) = &self.pages {
+            changes = pages.capture(changes).note(NEXT, self.next[0].to_string());
         }
         for (name, value) in [(CLOSED, self.closed[0]), (SWEPT, self.swept[0])] {
             if let Some(value) = value {
@@ -200,6 +247,9 @@ impl OperatorState for OverState {
         if let Some(table) = &mut self.partitions {
             saved.keyed(PARTITIONS, table)?;
         }
+        if let Some(pages) = &mut self.pages {
+            pages.restore(&mut saved)?;
+        }
         let number = |name: &str| {
             saved.note(name).map(str::parse::<i64>).transpose().map_err(|e| {
                 millstream_core::Error::corrupt(format!("the checkpoint does not say '{name}' in a number"))
@@ -207,6 +257,8 @@ impl OperatorState for OverState {
             })
         };
         let (closed, swept) = (number(CLOSED)?, number(SWEPT)?);
+        let next = number(NEXT)?.map_or(0, i64::unsigned_abs);
+        self.next = [next, next];
         self.closed = [closed, closed];
         self.swept = [swept, swept];
         Ok(())
@@ -215,6 +267,7 @@ impl OperatorState for OverState {
     fn describe(&self) -> StateInfo {
         let mut tables = vec![self.waiting.info()];
         tables.extend(self.partitions.iter().map(|t| TableInfo::keyed(PARTITIONS, t)));
+        tables.extend(self.pages.iter().map(Pages::info));
         StateInfo { kind: "window functions".to_string(), tables }
     }
 

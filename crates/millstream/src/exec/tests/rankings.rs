@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{SortOptions, concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::physical_expr::expressions::Column;
@@ -300,6 +300,7 @@ async fn partitions_behind_their_frame_are_forgotten() {
     stream.run(vec![], later).await;
     stream.install();
     assert_eq!(kept(&stream), 0, "no frame can reach them any more");
+    assert_eq!(stream.state.lock().unwrap().describe().tables[2].rows, 0, "nor the rows of these partitions");
 }
 
 #[tokio::test]
@@ -410,4 +411,39 @@ async fn a_row_behind_the_frontier_is_a_fault_that_is_named() {
     assert_eq!(late.column(9).null_count(), 0);
     let error = stream.try_run_at(vec![late], watermark(&all)).await.unwrap_err();
     assert!(error.to_string().contains("after its time had passed"), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "a measurement: what a batch of one row costs, by the rows that its frame keeps"]
+async fn a_batch_of_one_row_under_a_long_frame() {
+    for kept in [1_000, 100_000] {
+        let sql = format!(
+            "SELECT *, sum(v) OVER (ORDER BY ts ROWS BETWEEN {kept} PRECEDING AND CURRENT ROW) a, \
+             min(v) OVER (ORDER BY ts ROWS BETWEEN {kept} PRECEDING AND CURRENT ROW) b1 FROM t"
+        );
+        let framed = functions(&sql).await;
+        let mut stream = Stream::new(move || {
+            let functions = framed.iter().map(|f| OverFunction::Framed(Arc::clone(f))).collect();
+            let keep = Some(Keep { tail: kept, tail_us: Some(0), ..Keep::default() });
+            let over = Over { partition: vec![], order: order(&["ts"]), functions, time: 9, after_us: 0, keep };
+            let types = [DataType::Int64, DataType::Int64];
+            Arc::new(OverExec::try_new("t", scan(schema()), over, output(&types, false)).unwrap())
+        });
+        let all = rows(&mut Random(1), kept + 40);
+        let ascending = TimestampMicrosecondArray::from_iter_values(1..=all.num_rows() as i64);
+        let mut columns = all.columns().to_vec();
+        columns[9] = Arc::new(ascending);
+        let all = RecordBatch::try_new(schema(), columns).unwrap();
+        stream.run(vec![all.slice(0, kept)], Some(kept as i64)).await;
+        stream.install();
+        let mut times = vec![];
+        for row in kept..kept + 40 {
+            let began = std::time::Instant::now();
+            stream.run(vec![all.slice(row, 1)], Some(row as i64 + 1)).await;
+            stream.install();
+            times.push(began.elapsed());
+        }
+        times.sort();
+        println!("{kept} rows kept: median {:?}, most {:?}", times[20], times[39]);
+    }
 }
