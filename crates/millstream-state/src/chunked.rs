@@ -13,7 +13,7 @@ pub(crate) struct Chunked<T> {
     fill: T,
 }
 
-impl<T: Copy> Chunked<T> {
+impl<T: Clone> Chunked<T> {
     /// No entries; new ones are filled with `fill`.
     pub(crate) fn new(width: usize, fill: T) -> Self {
         Self { chunks: Vec::new(), width, fill }
@@ -25,7 +25,7 @@ impl<T: Copy> Chunked<T> {
         while self.chunks.len() <= chunk {
             let whole = CHUNK * self.width;
             if let Some(last) = self.chunks.last_mut() {
-                last.resize(whole, self.fill);
+                last.resize(whole, self.fill.clone());
             }
             let room = if self.chunks.is_empty() { 0 } else { whole };
             self.chunks.push(Vec::with_capacity(room));
@@ -33,7 +33,7 @@ impl<T: Copy> Chunked<T> {
         if let Some(last) = self.chunks.get_mut(chunk) {
             let need = (row + 1) * self.width;
             if last.len() < need {
-                last.resize(need, self.fill);
+                last.resize(need, self.fill.clone());
             }
         }
     }
@@ -41,7 +41,7 @@ impl<T: Copy> Chunked<T> {
     /// The first value of entry `i`; the fill where there is no such entry.
     #[inline]
     pub(crate) fn get(&self, i: usize) -> T {
-        self.chunks.get(i / CHUNK).and_then(|c| c.get((i % CHUNK) * self.width)).copied().unwrap_or(self.fill)
+        self.chunks.get(i / CHUNK).and_then(|c| c.get((i % CHUNK) * self.width)).unwrap_or(&self.fill).clone()
     }
 
     /// Sets the first value of entry `i`, which exists.

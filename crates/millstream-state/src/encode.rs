@@ -36,6 +36,7 @@ pub(crate) enum KeyEncoder {
 }
 
 /// The keys of one call.
+#[derive(Debug)]
 pub(crate) enum EncodedKeys {
     Words(Words),
     Packed(Packed),
@@ -43,6 +44,7 @@ pub(crate) enum EncodedKeys {
 }
 
 /// Keys of at most 8 bytes.
+#[derive(Debug)]
 pub(crate) struct Words {
     values: Vec<u64>,
     nulls: Option<NullBuffer>,
@@ -59,6 +61,7 @@ impl Words {
 }
 
 /// Keys of one width.
+#[derive(Debug)]
 pub(crate) struct Packed {
     bytes: Vec<u8>,
     stride: usize,
@@ -73,6 +76,7 @@ impl Packed {
 }
 
 /// Keys of any length.
+#[derive(Debug)]
 pub(crate) enum ByteKeys {
     Small(GenericBinaryArray<i32>),
     Large(GenericBinaryArray<i64>),
@@ -170,28 +174,38 @@ fn pack(columns: &[ArrayRef], widths: &[usize], stride: usize, rows: usize) -> R
     }
     let mut at = 1;
     for (c, (column, width)) in columns.iter().zip(widths).enumerate() {
-        let wide: Vec<u8>;
-        let data;
-        let source: &[u8] = if *width == 16 {
-            data = column.to_data();
-            data.buffers().first().and_then(|b| b.get(data.offset() * 16..)).unwrap_or_default()
-        } else {
-            wide = words(column)?.into_iter().flat_map(|v| v.to_le_bytes().into_iter().take(*width)).collect();
-            &wide
-        };
-        let nulls = column.logical_nulls();
-        for (row, (key, value)) in bytes.chunks_exact_mut(stride).zip(source.chunks_exact(*width)).enumerate() {
-            if nulls.as_ref().is_some_and(|n| n.is_null(row)) {
+        let keys = bytes.chunks_exact_mut(stride).map(|key| key.get_mut(at..at + width).unwrap_or_default());
+        match *width {
+            16 => {
+                let data = column.to_data();
+                let values = data.buffers().first().and_then(|b| b.get(data.offset() * 16..)).unwrap_or_default();
+                keys.zip(values.as_chunks::<16>().0).for_each(|(to, value)| write(to, value));
+            }
+            8 => keys.zip(words(column)?).for_each(|(to, value)| write(to, &value.to_le_bytes())),
+            4 => keys.zip(words(column)?).for_each(|(to, value)| write(to, &(value as u32).to_le_bytes())),
+            2 => keys.zip(words(column)?).for_each(|(to, value)| write(to, &(value as u16).to_le_bytes())),
+            _ => keys.zip(words(column)?).for_each(|(to, value)| write(to, &[value as u8])),
+        }
+        if let Some(nulls) = column.logical_nulls() {
+            for key in bytes.chunks_exact_mut(stride).zip(nulls.iter()).filter(|(_, valid)| !valid).map(|(key, _)| key)
+            {
                 if let Some(flags) = key.first_mut() {
                     *flags |= 1 << c;
                 }
-            } else if let Some(to) = key.get_mut(at..at + width) {
-                to.copy_from_slice(value);
+                key.get_mut(at..at + width).unwrap_or_default().fill(0);
             }
         }
         at += width;
     }
     Ok(bytes)
+}
+
+/// A value of a width that the compiler knows: one store, and no call.
+#[inline]
+fn write<const N: usize>(to: &mut [u8], value: &[u8; N]) {
+    if let Ok(to) = <&mut [u8; N]>::try_from(to) {
+        *to = *value;
+    }
 }
 
 fn text(column: &ArrayRef) -> Result<ByteKeys> {

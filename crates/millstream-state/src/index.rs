@@ -26,6 +26,8 @@ const LARGE: usize = 1 << 14;
 /// The index of one table, in the form that its key types allow.
 #[derive(Debug)]
 pub(crate) enum KeyIndex {
+    /// Nothing is looked up by key: whoever has a key knows its slot.
+    Slots(Slots),
     Words(Index<WordStore>),
     Packed(Index<PackedStore>),
     Bytes(Index<ByteStore>),
@@ -34,6 +36,7 @@ pub(crate) enum KeyIndex {
 macro_rules! each {
     ($self:expr, $index:ident => $body:expr) => {
         match $self {
+            KeyIndex::Slots($index) => $body,
             KeyIndex::Words($index) => $body,
             KeyIndex::Packed($index) => $body,
             KeyIndex::Bytes($index) => $body,
@@ -71,6 +74,23 @@ impl KeyIndex {
         }
     }
 
+    /// Gives a slot to each key that has none in `slots`; the new slots are added to `new`, also where a later key
+    /// fails.
+    pub(crate) fn insert_missing(
+        &mut self,
+        keys: &EncodedKeys,
+        rows: impl Iterator<Item = usize>,
+        slots: &mut [u32],
+        new: &mut Vec<u32>,
+    ) -> Result<()> {
+        match (self, keys) {
+            (Self::Words(index), EncodedKeys::Words(keys)) => index.insert_missing(keys, rows, slots, new),
+            (Self::Packed(index), EncodedKeys::Packed(keys)) => index.insert_missing(keys, rows, slots, new),
+            (Self::Bytes(index), EncodedKeys::Bytes(keys)) => index.insert_missing(keys, rows, slots, new),
+            _ => Err(Error::bug("keys of another encoding than the index's")),
+        }
+    }
+
     /// A slot for each key, none of which is there yet and no two of which are equal: nothing is looked up. The
     /// keys' buffers are kept as long as the table, by its segments or by the index.
     pub(crate) fn insert_unique(&mut self, keys: &EncodedKeys, rows: usize) -> Result<Vec<u32>> {
@@ -80,6 +100,19 @@ impl KeyIndex {
             (Self::Bytes(index), EncodedKeys::Bytes(keys)) => index.insert_unique(keys, rows),
             _ => Err(Error::bug("keys of another encoding than the index's")),
         }
+    }
+
+    /// Slots for so many keys, for a table that looks nothing up.
+    pub(crate) fn new_slots(&mut self, keys: usize) -> Result<Vec<u32>> {
+        match self {
+            Self::Slots(slots) => (0..keys).map(|_| slots.take()).collect(),
+            _ => Err(Error::bug("a table that is looked up by key was asked for slots without keys")),
+        }
+    }
+
+    /// Forgets the keys: from now on whoever has one knows its slot.
+    pub(crate) fn forget_keys(&mut self) {
+        *self = Self::Slots(std::mem::take(each!(self, index => index.slots())));
     }
 
     /// Takes a key out; its slot is free for another.
@@ -103,21 +136,43 @@ impl KeyIndex {
 pub(crate) struct Index<S> {
     shards: Vec<HashTable<u64>>,
     store: S,
-    free: Vec<u32>,
-    /// Slots ever given out.
-    slots: u32,
+    slots: Slots,
     len: usize,
 }
 
-/// A slot that was given back, or the next one.
-fn free_slot(free: &mut Vec<u32>, slots: &mut u32) -> Result<u32> {
-    match free.pop() {
-        Some(slot) => Ok(slot),
-        None if *slots == NO_SLOT => Err(full()),
-        None => {
-            *slots += 1;
-            Ok(*slots - 1)
+/// The slots of a table: small numbers, used again.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    free: Vec<u32>,
+    /// Slots ever given out.
+    ever: u32,
+}
+
+impl Slots {
+    /// A slot that was given back, or the next one.
+    fn take(&mut self) -> Result<u32> {
+        match self.free.pop() {
+            Some(slot) => Ok(slot),
+            None if self.ever == NO_SLOT => Err(full()),
+            None => {
+                self.ever += 1;
+                Ok(self.ever - 1)
+            }
         }
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+
+    fn slots(&mut self) -> &mut Self {
+        self
+    }
+
+    fn reserve(&mut self, _keys: usize) {}
+
+    fn bytes(&self) -> usize {
+        self.free.capacity() * size_of::<u32>()
     }
 }
 
@@ -141,7 +196,7 @@ fn entry_hash(entry: &u64) -> u64 {
 
 impl<S: KeyStore> Index<S> {
     fn new(store: S) -> Self {
-        Self { shards: vec![HashTable::new()], store, free: Vec::new(), slots: 0, len: 0 }
+        Self { shards: vec![HashTable::new()], store, slots: Slots::default(), len: 0 }
     }
 
     #[inline]
@@ -186,13 +241,24 @@ impl<S: KeyStore> Index<S> {
         for from in (0..rows).step_by(BLOCK) {
             let block = from..rows.min(from + BLOCK);
             self.find_block(keys, block.clone(), &mut found);
-            for (row, slot) in block.zip(found.iter_mut().skip(from)) {
-                if *slot == NO_SLOT {
-                    *slot = self.insert(keys, row, new)?;
-                }
-            }
+            self.insert_missing(keys, block, &mut found, new)?;
         }
         Ok(found)
+    }
+
+    fn insert_missing(
+        &mut self,
+        keys: &S::Keys,
+        rows: impl Iterator<Item = usize>,
+        slots: &mut [u32],
+        new: &mut Vec<u32>,
+    ) -> Result<()> {
+        for row in rows {
+            if let Some(slot) = slots.get_mut(row).filter(|slot| **slot == NO_SLOT) {
+                *slot = self.insert(keys, row, new)?;
+            }
+        }
+        Ok(())
     }
 
     fn insert_unique(&mut self, keys: &S::Keys, rows: usize) -> Result<Vec<u32>> {
@@ -202,7 +268,7 @@ impl<S: KeyStore> Index<S> {
         let mut slots = Vec::with_capacity(rows);
         for row in 0..rows {
             let hash = S::hash(keys, row);
-            let slot = free_slot(&mut self.free, &mut self.slots)?;
+            let slot = self.slots.take()?;
             let shard = self.shard(hash);
             let Some(shard) = self.shards.get_mut(shard) else {
                 return Err(Error::bug("an index without shards"));
@@ -227,11 +293,11 @@ impl<S: KeyStore> Index<S> {
         let store = &self.store;
         let same = |entry: &u64| (entry >> 32) as u32 == hash && store.equals(*entry as u32, keys, row);
         let entry = match shard.entry(spread(hash), same, entry_hash) {
-            // An earlier row of the block is the same key.
+            // An earlier row is the same key.
             Entry::Occupied(entry) => return Ok(*entry.get() as u32),
             Entry::Vacant(entry) => entry,
         };
-        let slot = free_slot(&mut self.free, &mut self.slots)?;
+        let slot = self.slots.take()?;
         entry.insert(u64::from(hash) << 32 | u64::from(slot));
         self.store.write(slot, keys, row);
         self.len += 1;
@@ -246,9 +312,13 @@ impl<S: KeyStore> Index<S> {
         if let Ok(entry) = shard.find_entry(spread(hash), |entry| *entry as u32 == slot) {
             entry.remove();
             self.store.clear(slot);
-            self.free.push(slot);
+            self.slots.remove(slot);
             self.len -= 1;
         }
+    }
+
+    fn slots(&mut self) -> &mut Slots {
+        &mut self.slots
     }
 
     fn split(&mut self) {
@@ -276,6 +346,6 @@ impl<S: KeyStore> Index<S> {
 
     fn bytes(&self) -> usize {
         let tables: usize = self.shards.iter().map(|s| s.allocation_size() + size_of::<HashTable<u64>>()).sum();
-        tables + self.store.bytes() + self.free.capacity() * size_of::<u32>()
+        tables + self.store.bytes() + self.slots.bytes()
     }
 }

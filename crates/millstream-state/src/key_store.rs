@@ -4,7 +4,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chunked::Chunked;
 use crate::encode::{ByteKeys, Packed, Words};
-use crate::hash::mix;
 use crate::index::NO_SLOT;
 use crate::long_keys::{Address, LongKeys};
 
@@ -33,6 +32,16 @@ pub(crate) struct WordStore {
 }
 
 const NULL_HASH: u32 = 0x6E75_6C6C;
+
+/// Spreads every bit of a word over all of it: the finalizer of MurmurHash3.
+#[inline]
+pub(crate) fn mix(mut word: u64) -> u64 {
+    word ^= word >> 33;
+    word = word.wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    word ^= word >> 33;
+    word = word.wrapping_mul(0xC4CE_B9FE_1A85_EC53);
+    word ^ (word >> 33)
+}
 
 #[inline]
 fn word_hash(word: u64) -> u32 {

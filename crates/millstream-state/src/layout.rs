@@ -11,6 +11,8 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use millstream_core::{Error, Result};
 
 use crate::encode::KeyEncoder;
+use crate::index::NO_SLOT;
+use crate::keys::{Epoch, Keys};
 
 /// The columns of one table, shared by all its panes.
 #[derive(Debug)]
@@ -40,8 +42,15 @@ impl Layout {
     }
 
     /// Key columns as they are stored.
-    pub(crate) fn store_keys(&self, keys: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>> {
+    fn store_keys(&self, keys: &[ArrayRef], rows: usize) -> Result<Vec<ArrayRef>> {
         store("key", keys, rows, self.stored.fields().get(..self.key_count()).unwrap_or_default())
+    }
+
+    /// Keys that were not looked up yet.
+    pub(crate) fn keys_of(&self, keys: &[ArrayRef], rows: usize, epoch: Epoch) -> Result<Keys> {
+        let columns = self.store_keys(keys, rows)?;
+        let encoded = self.encoder.encode(&columns, rows)?;
+        Ok(Keys { columns, encoded, slots: vec![NO_SLOT; rows], epoch })
     }
 
     /// Value columns as they are stored.
@@ -54,9 +63,13 @@ impl Layout {
         self.stored.fields().iter().skip(self.key_count()).map(|f| new_null_array(f.data_type(), rows)).collect()
     }
 
-    /// Stored value columns as they are declared.
-    pub(crate) fn show_values(&self, columns: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
-        columns.into_iter().zip(self.values.fields()).map(|(column, field)| show(column, field)).collect()
+    /// Stored value columns as they are declared, from one of them on.
+    pub(crate) fn show_values(&self, from: usize, columns: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        columns
+            .into_iter()
+            .zip(self.values.fields().iter().skip(from))
+            .map(|(column, field)| show(column, field))
+            .collect()
     }
 
     /// Stored keys and values as a batch of the declared types.

@@ -8,37 +8,36 @@
 //! ```
 //!
 //! A key's id never changes while the key has rows, and is never given to another key. A row that is removed
-//! leaves no hole: the last row of the key takes its number. So a key's rows are found by counting, without
-//! reading one to find the next; and each keeps the *sequence* that it got when it came, which tells the order
-//! of insertion over the whole table.
+//! leaves no hole: the last row of the key takes its number. Each row keeps the *sequence* that it got when it
+//! came, which tells the order of insertion over the whole table.
+//!
+//! The rows are not looked up: [`crate::lists`] knows the rows of each key. It is made anew when a table is
+//! restored.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array};
-use arrow::compute::{interleave, take_arrays};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt32Type, UInt64Type};
+use arrow::compute::interleave;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt64Type};
 use hashbrown::HashMap;
 use millstream_core::{Error, Result};
 
-use crate::index::KeyIndex;
+use crate::keys::Keys;
+use crate::lists::Lists;
 use crate::table::KeyedTable;
 
 /// The last column of [`MultiTable::scan`]: when the row came, counted over the table.
 pub const SEQUENCE: &str = "$sequence";
 
-/// A row of a [`MultiTable`]: good until the next change of its key's rows.
+/// A row of a [`MultiTable`], under the [`Keys`] by which it was found: good until the next change of its key's
+/// rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId {
     key: u64,
     number: u32,
-    sequence: u64,
-}
-
-impl RowId {
-    /// When the row came: larger than that of every row that came before it.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
+    /// Its key among those that were looked up.
+    at: u32,
+    slot: u32,
 }
 
 /// The rows of the keys that were asked for.
@@ -56,24 +55,18 @@ pub struct FoundRows {
 ///
 /// Keys are equal as in a [`KeyedTable`], changes are staged as there, and a batch reads its own writes.
 /// The rows of a key come in an order that is a function of the calls alone; sort by
-/// [`RowId::sequence`] for the order in which they came.
+/// [`MultiTable::sequences`] for the order in which they came.
+///
+/// Keys are looked up once ([`MultiTable::find`]); what a batch reads and writes of them is told by what was found.
 #[derive(Debug)]
 pub struct MultiTable {
     pub(crate) keys: KeyedTable,
     pub(crate) rows: KeyedTable,
+    lists: Lists,
     values: SchemaRef,
     /// The sequence of the next row, staged and installed.
     next: u64,
     pub(crate) next_installed: u64,
-}
-
-/// A key that has rows.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// Its index among the keys asked for.
-    at: u32,
-    id: u64,
-    count: u32,
 }
 
 impl MultiTable {
@@ -86,9 +79,12 @@ impl MultiTable {
         let place = [Field::new("$id", DataType::UInt64, false), Field::new("$number", DataType::UInt32, false)];
         let mut stored: Vec<FieldRef> = values.fields().to_vec();
         stored.push(Arc::new(Field::new(SEQUENCE, DataType::UInt64, false)));
+        let mut rows = KeyedTable::new(Arc::new(Schema::new(place.to_vec())), Arc::new(Schema::new(stored)))?;
+        rows.index.forget_keys();
         Ok(Self {
             keys: KeyedTable::new(keys, Arc::new(Schema::new(entry.to_vec())))?,
-            rows: KeyedTable::new(Arc::new(Schema::new(place.to_vec())), Arc::new(Schema::new(stored)))?,
+            rows,
+            lists: Lists::new(),
             values,
             next: 0,
             next_installed: 0,
@@ -105,144 +101,136 @@ impl MultiTable {
         &self.values
     }
 
-    /// All rows of distinct keys (`rows` of them). Sees what is staged.
-    pub fn get(&self, keys: &[ArrayRef], rows: usize) -> Result<FoundRows> {
-        let entries = self.entries(keys, rows)?;
-        let total = entries.iter().map(|e| e.count as usize).sum();
-        let mut found = Vec::with_capacity(total);
-        let mut ids = Vec::with_capacity(total);
-        let mut numbers = Vec::with_capacity(total);
-        for entry in &entries {
-            found.resize(found.len() + entry.count as usize, entry.at);
-            ids.resize(found.len(), entry.id);
-            numbers.extend(0..entry.count);
+    /// Looks distinct keys up (`rows` of them). Sees what is staged.
+    pub fn find(&self, keys: &[ArrayRef], rows: usize) -> Result<Keys> {
+        self.keys.find(keys, rows)
+    }
+
+    /// All rows of those of the keys that are wanted.
+    pub fn get(&self, keys: &Keys, wanted: impl Fn(u32) -> bool) -> Result<FoundRows> {
+        keys.check(self.keys.epoch())?;
+        let (mut found, mut ids, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, key) in (0u32..).zip(&keys.slots).filter(|(at, _)| wanted(*at)) {
+            let rows = self.lists.rows(*key);
+            if rows.is_empty() {
+                continue;
+            }
+            let id = self.lists.id(*key);
+            ids.extend((0u32..).zip(rows).map(|(number, slot)| RowId { key: id, number, at, slot: *slot }));
+            slots.extend(rows);
+            found.resize(slots.len(), at);
         }
-        let (values, sequences) = self.read(ids.clone(), numbers.clone())?;
-        let ids = ids.into_iter().zip(numbers).zip(sequences.values());
-        let ids = ids.map(|((key, number), sequence)| RowId { key, number, sequence: *sequence }).collect();
+        let values = self.rows.values_at(0..self.values.fields().len(), &slots)?;
         Ok(FoundRows { keys: found, ids, values })
     }
 
-    /// How many rows each of distinct keys has (`rows` of them). Sees what is staged.
-    pub fn counts(&self, keys: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
-        let mut counts = vec![0; rows];
-        for entry in self.entries(keys, rows)? {
-            if let Some(count) = counts.get_mut(entry.at as usize) {
-                *count = entry.count;
-            }
-        }
-        Ok(counts)
+    /// How many rows each of the keys has.
+    pub fn counts(&self, keys: &Keys) -> Result<Vec<u32>> {
+        keys.check(self.keys.epoch())?;
+        Ok(keys.slots.iter().map(|key| self.lists.count(*key)).collect())
     }
 
-    /// Stages new rows (`rows` of them), each with its key: a key may come more than once.
-    pub fn insert(&mut self, keys: &[ArrayRef], values: &[ArrayRef], rows: usize) -> Result<()> {
-        if rows == 0 {
-            return Ok(());
-        }
-        let (of_row, first) = self.distinct(keys, rows)?;
-        let distinct = first.len();
-        let keys = if distinct == rows { keys.to_vec() } else { take_arrays(keys, &UInt32Array::from(first), None)? };
-        self.insert_rows(&keys, distinct, &of_row, values)
+    /// When each of these rows came: larger than for every row that came before it.
+    pub fn sequences(&self, ids: &[RowId]) -> Result<Vec<u64>> {
+        let column = self.values.fields().len();
+        let columns = self.rows.values_at(column..column + 1, &slots_of(ids))?;
+        let sequences = columns.first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
+        Ok(sequences.ok_or_else(|| Error::bug("a row of state has no sequence"))?.values().to_vec())
     }
 
-    /// Like [`MultiTable::insert`], where the keys are known to be distinct (`count` of them): a row for each
-    /// of `of_row`, which says the key that it belongs to. A key may have no row among them.
-    pub fn insert_rows(&mut self, keys: &[ArrayRef], count: usize, of_row: &[u32], values: &[ArrayRef]) -> Result<()> {
+    /// Stages new rows: one for each of `of_row`, which says the key that it belongs to. A key may have none among
+    /// them, or several.
+    pub fn insert(&mut self, keys: &mut Keys, of_row: &[u32], values: &[ArrayRef]) -> Result<()> {
         let rows = of_row.len();
         if rows == 0 {
             return Ok(());
         }
-        let mut entries: Vec<Option<Entry>> = vec![None; count];
-        for entry in self.entries(keys, count)? {
-            if let Some(at) = entries.get_mut(entry.at as usize) {
-                *at = Some(entry);
-            }
+        let mut has_new = vec![false; keys.len()];
+        for at in of_row {
+            *has_new.get_mut(*at as usize).ok_or_else(|| Error::bug("a row of state without a key"))? = true;
         }
-        let mut changed = vec![false; count];
+        let picks: Vec<u32> = (0u32..).zip(has_new).filter(|(_, new)| *new).map(|(at, _)| at).collect();
+        self.keys.insert_at(keys, Some(&picks))?;
         let sequences = self.next..self.next + rows as u64;
         self.next = sequences.end;
-        let (mut ids, mut numbers) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        for (at, sequence) in of_row.iter().zip(sequences.clone()) {
-            let at = *at as usize;
-            let (Some(entry), Some(changed)) = (entries.get_mut(at), changed.get_mut(at)) else {
-                return Err(Error::bug("a row of state without a key"));
-            };
-            *changed = true;
-            // The sequence of its first row is a number that no other key can have.
-            let entry = entry.get_or_insert(Entry { at: at as u32, id: sequence, count: 0 });
-            ids.push(entry.id);
-            numbers.push(entry.count);
-            entry.count = entry.count.checked_add(1).ok_or_else(|| Error::config("a key of state has 2^32 rows"))?;
+        let slots = self.rows.new_slots(rows)?;
+        let mut places = Places::default();
+        for ((at, slot), sequence) in of_row.iter().zip(&slots).zip(sequences.clone()) {
+            let key = keys.slot(*at);
+            let number = self.lists.count(key);
+            if number == 0 {
+                // The sequence of its first row is a number that no other key can have.
+                self.lists.name(key, sequence);
+            }
+            places.push(self.lists.id(key), number);
+            self.lists.push(key, *slot)?;
         }
         let mut values = values.to_vec();
         values.push(Arc::new(UInt64Array::from_iter_values(sequences)));
-        self.rows.put(&place(ids, numbers), &values, rows)?;
-        let entries: Vec<Entry> = entries.into_iter().zip(changed).filter_map(|(e, c)| e.filter(|_| c)).collect();
-        if entries.len() == count {
-            return self.put_entries(keys, &entries);
-        }
-        self.put_entries(&of_entries(keys, &entries)?, &entries)
+        self.rows.write(slots, places.columns(), &values)?;
+        self.put_entries(keys, &picks)
     }
 
     /// Stages new values for rows that are there. They keep their place and their sequence.
     pub fn update(&mut self, ids: &[RowId], values: &[ArrayRef]) -> Result<()> {
-        let place = place(ids.iter().map(|i| i.key).collect(), ids.iter().map(|i| i.number).collect());
         let mut values = values.to_vec();
-        values.push(Arc::new(UInt64Array::from_iter_values(ids.iter().map(|i| i.sequence))));
-        self.rows.put(&place, &values, ids.len())
+        values.push(Arc::new(UInt64Array::from(self.sequences(ids)?)));
+        self.rows.write(slots_of(ids), ids.iter().collect::<Places>().columns(), &values)
     }
 
-    /// Stages the removal of rows. `keys` are distinct keys (`rows` of them): those of the rows, in any order,
-    /// and maybe others.
+    /// Stages the removal of rows that were found by these keys.
     ///
     /// # Errors
-    /// [`millstream_core::ErrorKind::Bug`] for a row that is not there, or whose key is not among `keys`.
-    pub fn remove(&mut self, keys: &[ArrayRef], rows: usize, ids: &[RowId]) -> Result<()> {
+    /// [`millstream_core::ErrorKind::Bug`] for a row that is not there.
+    pub fn remove(&mut self, keys: &mut Keys, ids: &[RowId]) -> Result<()> {
+        keys.check(self.keys.epoch())?;
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
-        let mut left = self.entries(keys, rows)?;
-        let places: HashMap<u64, usize> = left.iter().enumerate().map(|(place, entry)| (entry.id, place)).collect();
-        let (mut holes, mut movers, mut dropped) = (Places::default(), Places::default(), Places::default());
+        let (mut holes, mut movers, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for gone in ids.chunk_by(|a, b| a.key == b.key) {
-            let key = gone.first().map_or(0, |g| g.key);
-            let entry = places.get(&key).and_then(|place| left.get_mut(*place));
-            let Some(entry) = entry.filter(|e| gone.last().is_some_and(|last| last.number < e.count)) else {
+            let [first, ..] = gone else { continue };
+            let (at, key) = (first.at, keys.slot(first.at));
+            let rows = self.lists.rows(key);
+            let is_there = |row: &RowId| rows.get(row.number as usize) == Some(&row.slot) && row.at == at;
+            if self.lists.id(key) != first.key || !gone.iter().all(is_there) {
                 return Err(Error::bug("a row of state was removed that is not there"));
-            };
-            let before = entry.count;
-            entry.count -= gone.len() as u32;
-            changed.push(*entry);
-            let tail = gone.partition_point(|g| g.number < entry.count);
+            }
+            let left = rows.len() - gone.len();
+            let tail = gone.partition_point(|g| (g.number as usize) < left);
             let (inside, tail) = gone.split_at(tail);
-            let is_gone = |n: &u32| tail.binary_search_by_key(n, |g| g.number).is_ok();
-            inside.iter().for_each(|g| holes.push(key, g.number));
-            (entry.count..before).filter(|n| !is_gone(n)).for_each(|n| movers.push(key, n));
-            (entry.count..before).for_each(|n| dropped.push(key, n));
+            let row = |(number, slot): (u32, &u32)| RowId { number, slot: *slot, ..*first };
+            let last: Vec<RowId> = (0u32..).zip(rows).skip(left).map(row).collect();
+            let is_gone = |row: &&RowId| tail.binary_search_by_key(&row.number, |g| g.number).is_ok();
+            holes.extend(inside);
+            movers.extend(last.iter().filter(|row| !is_gone(row)));
+            dropped.extend(&last);
+            changed.push(at);
+            last.iter().for_each(|_| _ = self.lists.pop(key));
         }
-        if !holes.ids.is_empty() {
-            let count = holes.ids.len();
-            let (mut values, sequences) = self.read(movers.ids, movers.numbers)?;
-            values.push(Arc::new(sequences));
-            self.rows.put(&place(holes.ids, holes.numbers), &values, count)?;
+        if !holes.is_empty() {
+            let values = self.rows.values_at(0..self.values.fields().len() + 1, &slots_of(&movers))?;
+            self.rows.write(slots_of(&holes), holes.iter().collect::<Places>().columns(), &values)?;
         }
-        let count = dropped.ids.len();
-        self.rows.remove(&place(dropped.ids, dropped.numbers), count)?;
-        self.put_counts(keys, changed)
+        self.drop_rows(keys, &dropped, changed)
     }
 
-    /// Stages the removal of all rows of distinct keys (`rows` of them). It is no error where there are none.
-    pub fn remove_keys(&mut self, keys: &[ArrayRef], rows: usize) -> Result<()> {
-        let mut entries = self.entries(keys, rows)?;
-        let mut dropped = Places::default();
-        for entry in &mut entries {
-            (0..entry.count).for_each(|n| dropped.push(entry.id, n));
-            entry.count = 0;
+    /// Stages the removal of all rows of keys. It is no error where there are none.
+    pub fn remove_keys(&mut self, keys: &mut Keys) -> Result<()> {
+        keys.check(self.keys.epoch())?;
+        let (mut dropped, mut changed) = (Vec::new(), Vec::new());
+        for (at, key) in (0u32..).zip(&keys.slots) {
+            let id = self.lists.id(*key);
+            let rows = (0u32..).zip(self.lists.rows(*key));
+            dropped.extend(rows.map(|(number, slot)| RowId { key: id, number, at, slot: *slot }));
+            while self.lists.pop(*key).is_some() {
+                if changed.last() != Some(&at) {
+                    changed.push(at);
+                }
+            }
         }
-        let count = dropped.ids.len();
-        self.rows.remove(&place(dropped.ids, dropped.numbers), count)?;
-        self.put_counts(keys, entries)
+        self.drop_rows(keys, &dropped, changed)
     }
 
     /// Rows in the installed state.
@@ -262,7 +250,7 @@ impl MultiTable {
 
     /// Bytes held, with the indexes and what is staged.
     pub fn memory_bytes(&self) -> usize {
-        self.keys.memory_bytes() + self.rows.memory_bytes()
+        self.keys.memory_bytes() + self.rows.memory_bytes() + self.lists.bytes()
     }
 
     /// Every row of the installed state, in batches: key columns, value columns, then [`SEQUENCE`]. As
@@ -286,6 +274,7 @@ impl MultiTable {
         self.next_installed = self.next;
         self.keys.install();
         self.rows.install();
+        self.lists.install();
     }
 
     /// What was staged is forgotten.
@@ -293,64 +282,38 @@ impl MultiTable {
         self.next = self.next_installed;
         self.keys.discard();
         self.rows.discard();
+        self.lists.discard();
     }
 
-    /// Goes on after a restore: both tables are what they were.
-    pub(crate) fn go_on_from(&mut self, next: u64) {
+    /// Goes on after a restore: both tables are what they were, and the rows are still looked up.
+    pub(crate) fn go_on_from(&mut self, next: u64) -> Result<()> {
         self.next = next;
         self.next_installed = next;
+        self.lists = Lists::restored(&self.keys, &self.rows)?;
+        self.rows.index.forget_keys();
+        Ok(())
     }
 
-    /// Those of distinct keys that have rows.
-    fn entries(&self, keys: &[ArrayRef], rows: usize) -> Result<Vec<Entry>> {
-        let found = self.keys.get(keys, rows)?;
-        let [ids, counts] = found.values.as_slice() else { return Err(Error::bug("a key's entry has two columns")) };
-        let (ids, counts) = (ids.as_primitive::<UInt64Type>().values(), counts.as_primitive::<UInt32Type>().values());
-        let entries = found.rows.iter().zip(ids.iter().zip(counts));
-        Ok(entries.map(|(at, (id, count))| Entry { at: *at as u32, id: *id, count: *count }).collect())
-    }
-
-    /// The number of each row's key among the distinct ones, in the order of their first rows; and those rows.
-    fn distinct(&self, keys: &[ArrayRef], rows: usize) -> Result<(Vec<u32>, Vec<u32>)> {
-        let layout = &self.keys.layout;
-        let encoded = layout.encoder.encode(&layout.store_keys(keys, rows)?, rows)?;
-        let of_row = KeyIndex::new(&layout.encoder).insert_all(&encoded, rows, &mut Vec::new())?;
-        let mut first = Vec::new();
-        for (row, key) in (0u32..).zip(&of_row) {
-            // A new index hands its slots out in order.
-            if *key as usize == first.len() {
-                first.push(row);
-            }
+    /// Stages that rows go, of keys whose lists have shrunk already.
+    fn drop_rows(&mut self, keys: &mut Keys, dropped: &[RowId], changed: Vec<u32>) -> Result<()> {
+        if dropped.is_empty() {
+            return Ok(());
         }
-        Ok((of_row, first))
-    }
-
-    /// Writes the entries of these keys, all of them.
-    fn put_entries(&mut self, keys: &[ArrayRef], entries: &[Entry]) -> Result<()> {
-        let ids = UInt64Array::from_iter_values(entries.iter().map(|e| e.id));
-        let counts = UInt32Array::from_iter_values(entries.iter().map(|e| e.count));
-        self.keys.put(keys, &[Arc::new(ids), Arc::new(counts)], entries.len())
-    }
-
-    /// Writes entries whose counts are smaller than before; those without rows go.
-    fn put_counts(&mut self, keys: &[ArrayRef], entries: Vec<Entry>) -> Result<()> {
-        let (gone, kept): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| e.count == 0);
+        self.rows.take_away(slots_of(dropped), dropped.iter().collect::<Places>().columns())?;
+        let (gone, kept): (Vec<u32>, Vec<u32>) =
+            changed.into_iter().partition(|at| self.lists.count(keys.slot(*at)) == 0);
         if !gone.is_empty() {
-            self.keys.remove(&of_entries(keys, &gone)?, gone.len())?;
+            self.keys.remove_at(keys, Some(&gone))?;
         }
-        if kept.is_empty() { Ok(()) } else { self.put_entries(&of_entries(keys, &kept)?, &kept) }
+        if kept.is_empty() { Ok(()) } else { self.put_entries(keys, &kept) }
     }
 
-    /// The values and sequences of rows that are there.
-    fn read(&self, ids: Vec<u64>, numbers: Vec<u32>) -> Result<(Vec<ArrayRef>, UInt64Array)> {
-        let rows = ids.len();
-        let mut found = self.rows.get(&place(ids, numbers), rows)?;
-        match found.values.pop() {
-            Some(sequences) if found.rows.len() == rows => {
-                Ok((found.values, sequences.as_primitive::<UInt64Type>().clone()))
-            }
-            _ => Err(Error::bug("a key of state counts rows that are not there")),
-        }
+    /// Writes the entries of these keys, which have rows.
+    fn put_entries(&mut self, keys: &mut Keys, picks: &[u32]) -> Result<()> {
+        let of = |at: &u32| keys.slot(*at);
+        let ids = UInt64Array::from_iter_values(picks.iter().map(|at| self.lists.id(of(at))));
+        let counts = UInt32Array::from_iter_values(picks.iter().map(|at| self.lists.count(of(at))));
+        self.keys.put_at(keys, Some(picks), &[Arc::new(ids), Arc::new(counts)])
     }
 
     /// Rows with their keys before them.
@@ -368,11 +331,11 @@ impl MultiTable {
     }
 }
 
-/// The keys of these entries.
-fn of_entries(keys: &[ArrayRef], entries: &[Entry]) -> Result<Vec<ArrayRef>> {
-    Ok(take_arrays(keys, &UInt32Array::from_iter_values(entries.iter().map(|e| e.at)), None)?)
+fn slots_of(ids: &[RowId]) -> Vec<u32> {
+    ids.iter().map(|row| row.slot).collect()
 }
 
+/// The keys of rows.
 #[derive(Debug, Default)]
 struct Places {
     ids: Vec<u64>,
@@ -384,10 +347,18 @@ impl Places {
         self.ids.push(id);
         self.numbers.push(number);
     }
+
+    fn columns(self) -> Vec<ArrayRef> {
+        vec![Arc::new(UInt64Array::from(self.ids)), Arc::new(UInt32Array::from(self.numbers))]
+    }
 }
 
-fn place(ids: Vec<u64>, numbers: Vec<u32>) -> [ArrayRef; 2] {
-    [Arc::new(UInt64Array::from(ids)), Arc::new(UInt32Array::from(numbers))]
+impl<'a> FromIterator<&'a RowId> for Places {
+    fn from_iter<I: IntoIterator<Item = &'a RowId>>(rows: I) -> Self {
+        let mut places = Self::default();
+        rows.into_iter().for_each(|row| places.push(row.key, row.number));
+        places
+    }
 }
 
 /// The keys of a table, by id.

@@ -134,9 +134,7 @@ impl Restored {
         self.keyed(name, &mut table.keys)?;
         self.keyed(&rows_of(name), &mut table.rows)?;
         let next = self.note(&next_of(name)).and_then(|next| next.parse().ok());
-        table
-            .go_on_from(next.ok_or_else(|| Error::corrupt(format!("a checkpoint does not count the rows of {name}")))?);
-        Ok(())
+        table.go_on_from(next.ok_or_else(|| Error::corrupt(format!("a checkpoint does not count the rows of {name}")))?)
     }
 
     /// The value that was kept under this name.

@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch, new_empty_array};
 use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
+use crate::keys::{Epoch, Keys};
 use crate::layout::Layout;
 use crate::table::{Found, KeyedTable};
 
@@ -48,10 +49,18 @@ impl PanedTable {
         &self.layout.values
     }
 
-    /// As [`KeyedTable::get`], within a pane.
-    pub fn get(&self, pane: i64, keys: &[ArrayRef], rows: usize) -> Result<Found> {
+    /// As [`KeyedTable::find`], within a pane.
+    pub fn find(&self, pane: i64, keys: &[ArrayRef], rows: usize) -> Result<Keys> {
         match self.pane(pane) {
-            Some(table) => table.get(keys, rows),
+            Some(table) => table.find(keys, rows),
+            None => self.layout.keys_of(keys, rows, Epoch::default()),
+        }
+    }
+
+    /// As [`KeyedTable::read`], within a pane.
+    pub fn read(&self, pane: i64, keys: &Keys) -> Result<Found> {
+        match self.pane(pane) {
+            Some(table) => table.read(keys),
             None => {
                 let values = self.layout.values.fields().iter().map(|f| new_empty_array(f.data_type())).collect();
                 Ok(Found { rows: Vec::new(), values })
@@ -59,20 +68,37 @@ impl PanedTable {
         }
     }
 
+    /// As [`KeyedTable::get`], within a pane.
+    pub fn get(&self, pane: i64, keys: &[ArrayRef], rows: usize) -> Result<Found> {
+        self.read(pane, &self.find(pane, keys, rows)?)
+    }
+
     /// As [`KeyedTable::put`], within a pane.
     ///
     /// # Errors
     /// [`millstream_core::ErrorKind::Bug`] for a pane that the same batch has dropped.
     pub fn put(&mut self, pane: i64, keys: &[ArrayRef], values: &[ArrayRef], rows: usize) -> Result<()> {
+        self.pane_to_change(pane)?.put(keys, values, rows)
+    }
+
+    /// As [`KeyedTable::put_at`], within a pane.
+    ///
+    /// # Errors
+    /// As [`PanedTable::put`].
+    pub fn put_at(&mut self, pane: i64, keys: &mut Keys, picks: Option<&[u32]>, values: &[ArrayRef]) -> Result<()> {
+        self.pane_to_change(pane)?.put_at(keys, picks, values)
+    }
+
+    /// A pane that is there or comes to be.
+    fn pane_to_change(&mut self, pane: i64) -> Result<&mut KeyedTable> {
         if let Some(floor) = self.floor.filter(|floor| pane < *floor) {
             return Err(Error::bug(format!("a row for pane {pane}, when panes below {floor} were dropped")));
         }
         self.changed.insert(pane);
-        let table = self.panes.entry(pane).or_insert_with(|| {
+        Ok(self.panes.entry(pane).or_insert_with(|| {
             self.new.insert(pane);
             KeyedTable::with_layout(Arc::clone(&self.layout))
-        });
-        table.put(keys, values, rows)
+        }))
     }
 
     /// As [`KeyedTable::remove`], within a pane.
@@ -81,6 +107,17 @@ impl PanedTable {
             Some(table) if self.floor.is_none_or(|floor| pane >= floor) => {
                 self.changed.insert(pane);
                 table.remove(keys, rows)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`KeyedTable::remove_at`], within a pane.
+    pub fn remove_at(&mut self, pane: i64, keys: &Keys, picks: Option<&[u32]>) -> Result<()> {
+        match self.panes.get_mut(&pane) {
+            Some(table) if self.floor.is_none_or(|floor| pane >= floor) => {
+                self.changed.insert(pane);
+                table.remove_at(keys, picks)
             }
             _ => Ok(()),
         }

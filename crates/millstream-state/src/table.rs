@@ -6,6 +6,7 @@
 //! segments.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -15,6 +16,7 @@ use millstream_core::Result;
 
 use crate::chunked::Chunked;
 use crate::index::{KeyIndex, NO_SLOT};
+use crate::keys::{Epoch, Keys};
 use crate::layout::Layout;
 use crate::segment::{NOWHERE, SEGMENT_WEIGHT, Segment, SegmentLog, own, place};
 
@@ -39,6 +41,9 @@ pub struct Found {
 /// [`KeyedTable::scan_staged`] read its own writes), [`KeyedTable::install`] makes them state and
 /// [`KeyedTable::discard`] forgets them as if they had never been.
 ///
+/// Who reads keys and then writes them looks them up once: [`KeyedTable::find`], then [`KeyedTable::read`] and
+/// [`KeyedTable::put_at`].
+///
 /// A table holds at most 2^32 - 1 keys.
 #[derive(Debug)]
 pub struct KeyedTable {
@@ -49,6 +54,7 @@ pub struct KeyedTable {
     pub(crate) log: SegmentLog,
     /// Keys in the installed state.
     pub(crate) len: usize,
+    epoch: Epoch,
     staged: Staged,
 }
 
@@ -84,6 +90,7 @@ impl KeyedTable {
             places: Chunked::new(1, NOWHERE),
             log: SegmentLog::default(),
             len: 0,
+            epoch: Epoch::default(),
             staged: Staged::default(),
         }
     }
@@ -98,30 +105,124 @@ impl KeyedTable {
         &self.layout.values
     }
 
-    /// For distinct keys (`rows` of them): which are there, and their values. Sees what is staged.
-    pub fn get(&self, keys: &[ArrayRef], rows: usize) -> Result<Found> {
-        let keys = self.layout.store_keys(keys, rows)?;
-        let keys = self.layout.encoder.encode(&keys, rows)?;
-        let mut found = Vec::new();
+    /// Looks distinct keys up (`rows` of them). Sees what is staged.
+    pub fn find(&self, keys: &[ArrayRef], rows: usize) -> Result<Keys> {
+        let mut keys = self.layout.keys_of(keys, rows, self.epoch)?;
+        keys.slots = self.index.find_all(&keys.encoded, rows)?;
+        Ok(keys)
+    }
+
+    /// Which of these keys are there, and their values. Sees what is staged.
+    pub fn read(&self, keys: &Keys) -> Result<Found> {
+        keys.check(self.epoch)?;
+        let mut rows = Vec::new();
         let mut places = Vec::new();
-        for (row, slot) in self.index.find_all(&keys, rows)?.into_iter().enumerate() {
-            let place = if slot == NO_SLOT { NOWHERE } else { self.places.get(slot as usize) };
+        for (row, slot) in keys.slots.iter().enumerate() {
+            let place = self.place_of(*slot);
             if place != NOWHERE {
-                found.push(row);
+                rows.push(row);
                 places.push(place);
             }
         }
-        let columns = self.layout.key_count()..self.layout.stored.fields().len();
-        let values = self.log.gather(&self.layout, columns, &places)?;
-        Ok(Found { rows: found, values: self.layout.show_values(values)? })
+        Ok(Found { rows, values: self.gather(0..self.layout.values.fields().len(), &places)? })
+    }
+
+    /// As [`KeyedTable::find`] and [`KeyedTable::read`].
+    pub fn get(&self, keys: &[ArrayRef], rows: usize) -> Result<Found> {
+        self.read(&self.find(keys, rows)?)
     }
 
     /// Stages the new rows of distinct keys (`rows` of them).
     pub fn put(&mut self, keys: &[ArrayRef], values: &[ArrayRef], rows: usize) -> Result<()> {
-        let mut columns = self.layout.store_keys(keys, rows)?;
-        let encoded = self.layout.encoder.encode(&columns, rows)?;
+        let keys = self.layout.keys_of(keys, rows, self.epoch)?;
+        let new = self.staged.new.len();
+        let slots = self.index.insert_all(&keys.encoded, rows, &mut self.staged.new);
+        if self.staged.new.len() > new {
+            self.epoch.end();
+        }
+        self.write(slots?, keys.columns, values)
+    }
+
+    /// Stages the new rows of keys that were looked up: of those with these numbers, each once, or of all.
+    pub fn put_at(&mut self, keys: &mut Keys, picks: Option<&[u32]>, values: &[ArrayRef]) -> Result<()> {
+        self.insert_at(keys, picks)?;
+        self.write(keys.slots_of(picks), keys.columns_of(picks)?, values)
+    }
+
+    /// Stages the removal of distinct keys (`rows` of them). It is no error where a key is not there.
+    pub fn remove(&mut self, keys: &[ArrayRef], rows: usize) -> Result<()> {
+        let keys = self.find(keys, rows)?;
+        self.remove_at(&keys, None)
+    }
+
+    /// As [`KeyedTable::remove`], of keys that were looked up: those with these numbers, or all.
+    pub fn remove_at(&mut self, keys: &Keys, picks: Option<&[u32]>) -> Result<()> {
+        keys.check(self.epoch)?;
+        let slots = keys.slots_of(picks);
+        let there: Vec<u32> =
+            (0u32..).zip(&slots).filter(|(_, slot)| self.place_of(**slot) != NOWHERE).map(|(row, _)| row).collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        let (slots, columns) = if there.len() == slots.len() {
+            (slots, keys.columns_of(picks)?)
+        } else {
+            let of = |at: &u32| picks.map_or(Some(*at), |picks| picks.get(*at as usize).copied());
+            let there: Vec<u32> = there.iter().filter_map(of).collect();
+            (keys.slots_of(Some(&there)), keys.columns_of(Some(&there))?)
+        };
+        self.take_away(slots, columns)
+    }
+
+    /// Gives slots to keys that have none: those with these numbers, or all.
+    pub(crate) fn insert_at(&mut self, keys: &mut Keys, picks: Option<&[u32]>) -> Result<()> {
+        keys.check(self.epoch)?;
+        let (new, count) = (self.staged.new.len(), keys.slots.len());
+        let Keys { encoded, slots, .. } = keys;
+        let inserted = match picks {
+            Some(picks) => {
+                let rows = picks.iter().map(|at| *at as usize);
+                self.index.insert_missing(encoded, rows, slots, &mut self.staged.new)
+            }
+            None => self.index.insert_missing(encoded, 0..count, slots, &mut self.staged.new),
+        };
+        if self.staged.new.len() > new {
+            self.epoch.end();
+            keys.epoch = self.epoch;
+        }
+        inserted
+    }
+
+    /// When the keys that are there last changed.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The segments of the installed state, each with its rows that are there and their slots.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (&Segment, impl Iterator<Item = (usize, u32)>)> {
+        self.log.order.iter().filter_map(|number| Some((*number, self.log.get(*number)?))).map(move |(number, held)| {
+            let here = move |(row, slot): &(usize, u32)| self.place_of(*slot) == place(number, *row);
+            (held.segment.as_ref(), held.slots.iter().copied().enumerate().filter(here))
+        })
+    }
+
+    /// Slots for new rows, of a table that looks nothing up by key.
+    pub(crate) fn new_slots(&mut self, rows: usize) -> Result<Vec<u32>> {
+        let slots = self.index.new_slots(rows)?;
+        self.staged.new.extend(&slots);
+        Ok(slots)
+    }
+
+    /// Some of the value columns at slots that have a row.
+    pub(crate) fn values_at(&self, columns: Range<usize>, slots: &[u32]) -> Result<Vec<ArrayRef>> {
+        let places: Vec<u64> = slots.iter().map(|slot| self.place_of(*slot)).collect();
+        self.gather(columns, &places)
+    }
+
+    /// Stages the rows of these slots; `columns` are their keys, as they are stored.
+    pub(crate) fn write(&mut self, slots: Vec<u32>, mut columns: Vec<ArrayRef>, values: &[ArrayRef]) -> Result<()> {
+        let rows = slots.len();
         columns.extend(self.layout.store_values(values, rows)?);
-        let slots = self.index.insert_all(&encoded, rows, &mut self.staged.new)?;
         for part in parts(columns, rows) {
             let from = part.from;
             let slots = slots.get(from..from + part.segment.rows).unwrap_or_default().to_vec();
@@ -139,31 +240,32 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// Stages the removal of distinct keys (`rows` of them). It is no error where a key is not there.
-    pub fn remove(&mut self, keys: &[ArrayRef], rows: usize) -> Result<()> {
-        let keys = self.layout.store_keys(keys, rows)?;
-        let encoded = self.layout.encoder.encode(&keys, rows)?;
-        let mut gone = Vec::new();
-        for (row, slot) in self.index.find_all(&encoded, rows)?.into_iter().enumerate() {
-            let before = if slot == NO_SLOT { NOWHERE } else { self.places.get(slot as usize) };
-            if before != NOWHERE {
-                gone.push(row as u32);
-                self.places.set(slot as usize, NOWHERE);
-                self.staged.turned.push((slot, before));
-                self.staged.removed.push(slot);
-                self.staged.went += 1;
-            }
-        }
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let count = gone.len();
-        let gone = UInt32Array::from(gone);
-        let mut columns = keys.iter().map(|key| Ok(own(&take(key, &gone, None)?))).collect::<Result<Vec<_>>>()?;
+    /// Stages the removal of the rows of these slots, each of which has one; `columns` are their keys, as they are
+    /// stored.
+    pub(crate) fn take_away(&mut self, slots: Vec<u32>, columns: Vec<ArrayRef>) -> Result<()> {
+        let count = slots.len();
+        let mut columns: Vec<ArrayRef> = columns.iter().map(own).collect();
         columns.extend(self.layout.no_values(count));
         let number = self.log.hold(Arc::new(Segment::new(columns, count, count)), vec![NO_SLOT; count])?;
         self.staged.segments.push(number);
+        for slot in &slots {
+            self.staged.turned.push((*slot, self.places.get(*slot as usize)));
+            self.places.set(*slot as usize, NOWHERE);
+        }
+        self.staged.removed.extend(slots);
+        self.staged.went += count;
         Ok(())
+    }
+
+    fn place_of(&self, slot: u32) -> u64 {
+        if slot == NO_SLOT { NOWHERE } else { self.places.get(slot as usize) }
+    }
+
+    /// Some of the value columns at these places, as they are declared.
+    fn gather(&self, columns: Range<usize>, places: &[u64]) -> Result<Vec<ArrayRef>> {
+        let keys = self.layout.key_count();
+        let stored = self.log.gather(&self.layout, keys + columns.start..keys + columns.end, places)?;
+        self.layout.show_values(columns.start, stored)
     }
 
     /// Keys in the installed state.
@@ -240,6 +342,9 @@ impl KeyedTable {
             }
         }
         self.log.release(&dead);
+        if !staged.removed.is_empty() {
+            self.epoch.end();
+        }
         staged.removed.sort_unstable();
         staged.removed.dedup();
         for slot in &staged.removed {
@@ -259,6 +364,9 @@ impl KeyedTable {
         let staged = std::mem::take(&mut self.staged);
         for (slot, before) in staged.turned.iter().rev() {
             self.places.set(*slot as usize, *before);
+        }
+        if !staged.new.is_empty() {
+            self.epoch.end();
         }
         for slot in &staged.new {
             self.index.remove(*slot);

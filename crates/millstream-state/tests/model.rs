@@ -126,6 +126,8 @@ impl Universe {
 enum Step {
     Put(Vec<usize>),
     Remove(Vec<usize>),
+    /// Looks keys up once: removes every third of them, and puts the others, by what was found.
+    Change(Vec<usize>),
     Then(Turn),
     /// Installs so many batches of one row each.
     Trickle(usize),
@@ -136,6 +138,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => picks().prop_map(Step::Put),
         3 => picks().prop_map(Step::Remove),
+        6 => picks().prop_map(Step::Change),
         10 => turns().prop_map(Step::Then),
         1 => (1..60usize).prop_map(Step::Trickle),
     ];
@@ -188,9 +191,32 @@ impl Run {
 
     fn put(&mut self, picks: &[usize]) {
         let (keys, identities) = self.universe.keys(picks);
+        let rows = identities.len();
+        let (n, values) = self.values(rows);
+        self.state.table.lock().unwrap().0.put(&keys, &values, rows).unwrap();
+        self.state.staged.extend(identities.into_iter().map(|i| (i, n)));
+    }
+
+    fn change(&mut self, picks: &[usize]) {
+        let (keys, identities) = self.universe.keys(picks);
+        let (gone, kept): (Vec<u32>, Vec<u32>) = (0..identities.len() as u32).partition(|at| at % 3 == 0);
+        let (n, values) = self.values(kept.len());
+        let table = &mut self.state.table.lock().unwrap().0;
+        let mut found = table.find(&keys, identities.len()).unwrap();
+        table.remove_at(&found, Some(&gone)).unwrap();
+        table.put_at(&mut found, Some(&kept), &values).unwrap();
+        // What was found is good for another round.
+        table.remove_at(&found, Some(&gone)).unwrap();
+        let read = table.read(&found).unwrap();
+        assert_eq!(read.rows, kept.iter().map(|at| *at as usize).collect::<Vec<_>>());
+        let there = |at: u32| identities[at as usize];
+        gone.into_iter().for_each(|at| _ = self.state.staged.remove(&there(at)));
+        self.state.staged.extend(kept.into_iter().map(|at| (there(at), n)));
+    }
+
+    fn values(&mut self, rows: usize) -> (i64, Vec<ArrayRef>) {
         self.clock += 1;
         let n = self.clock;
-        let rows = identities.len();
         let text = format!("the text of batch {n}");
         let list = (0..rows).map(|_| (n % 7 != 0).then(|| vec![Some(n as i32); n as usize % 3]));
         let values: Vec<ArrayRef> = vec![
@@ -198,13 +224,13 @@ impl Run {
             Arc::new(StringViewArray::from(vec![text.as_str(); rows])),
             Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(list)),
         ];
-        self.state.table.lock().unwrap().0.put(&keys, &values, rows).unwrap();
-        self.state.staged.extend(identities.into_iter().map(|i| (i, n)));
+        (n, values)
     }
 
     fn step(&mut self, step: &Step) {
         match step {
             Step::Put(picks) => self.put(picks),
+            Step::Change(picks) => self.change(picks),
             Step::Remove(picks) => {
                 let (keys, identities) = self.universe.keys(picks);
                 self.state.table.lock().unwrap().0.remove(&keys, identities.len()).unwrap();

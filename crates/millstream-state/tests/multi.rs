@@ -10,7 +10,7 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use history::{Modelled, Turn, turns};
 use millstream_core::Result;
-use millstream_state::{Changes, MultiTable, OperatorState, Restored, RowId, StateInfo, TableInfo};
+use millstream_state::{Changes, Keys, MultiTable, OperatorState, Restored, RowId, StateInfo, TableInfo};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -98,32 +98,37 @@ impl Run {
         let table = self.state.table.clone();
         let lock = || table.lock().unwrap();
         match step {
-            Step::Insert(keys) => {
-                let keys: Vec<_> = keys.iter().map(|k| key(*k)).collect();
+            Step::Insert(numbers) => {
+                let keys: Vec<_> = numbers.iter().map(|k| key(*k)).collect();
                 let values: Vec<i64> = (0..keys.len() as i64).map(|i| i * 7 % 5).collect();
                 for (key, value) in keys.iter().zip(&values) {
                     self.state.staged.0.push((self.state.staged.1, key.clone(), *value));
                     self.state.staged.1 += 1;
                 }
-                let rows = keys.len();
-                lock().0.insert(&column(&keys), &[Arc::new(Int64Array::from(values))], rows).unwrap();
+                let distinct = distinct(numbers);
+                let of_row = keys.iter().map(|key| distinct.iter().position(|d| d == key).unwrap() as u32);
+                let mut found = lock().0.find(&column(&distinct), distinct.len()).unwrap();
+                let values = [Arc::new(Int64Array::from(values)) as ArrayRef];
+                lock().0.insert(&mut found, &of_row.collect::<Vec<_>>(), &values).unwrap();
             }
             Step::Remove(keys, rest) => {
                 let keys = distinct(keys);
-                let ids = self.ids(&keys, |v| v % 3 == *rest);
-                lock().0.remove(&column(&keys), keys.len(), &ids).unwrap();
+                let (mut found, ids) = self.ids(&keys, |v| v % 3 == *rest);
+                lock().0.remove(&mut found, &ids).unwrap();
                 self.state.staged.0.retain(|(_, k, v)| !keys.contains(k) || v % 3 != *rest);
             }
             Step::RemoveKeys(keys) => {
                 let keys = distinct(keys);
-                lock().0.remove_keys(&column(&keys), keys.len()).unwrap();
+                let mut found = lock().0.find(&column(&keys), keys.len()).unwrap();
+                lock().0.remove_keys(&mut found).unwrap();
                 self.state.staged.0.retain(|(_, k, _)| !keys.contains(k));
             }
             Step::Update(keys) => {
                 let keys = distinct(keys);
-                let ids = self.ids(&keys, |v| v % 2 == 0);
-                let held = |id: &RowId| self.state.staged.0.iter().find(|r| r.0 == id.sequence()).unwrap().2;
-                let values = Int64Array::from_iter_values(ids.iter().map(|id| held(id) + 1_000_000));
+                let (_, ids) = self.ids(&keys, |v| v % 2 == 0);
+                let held = |sequence: &u64| self.state.staged.0.iter().find(|r| r.0 == *sequence).unwrap().2;
+                let sequences = lock().0.sequences(&ids).unwrap();
+                let values = Int64Array::from_iter_values(sequences.iter().map(|s| held(s) + 1_000_000));
                 lock().0.update(&ids, &[Arc::new(values)]).unwrap();
                 let changed = |r: &&mut (u64, Option<String>, i64)| keys.contains(&r.1) && r.2 % 2 == 0;
                 self.state.staged.0.iter_mut().filter(changed).for_each(|r| r.2 += 1_000_000);
@@ -135,23 +140,28 @@ impl Run {
         }
     }
 
-    fn ids(&self, keys: &[Option<String>], wanted: impl Fn(i64) -> bool) -> Vec<RowId> {
-        let found = self.state.table.lock().unwrap().0.get(&column(keys), keys.len()).unwrap();
+    fn ids(&self, keys: &[Option<String>], wanted: impl Fn(i64) -> bool) -> (Keys, Vec<RowId>) {
+        let table = &self.state.table.lock().unwrap().0;
+        let keys = table.find(&column(keys), keys.len()).unwrap();
+        let found = table.get(&keys, |_| true).unwrap();
         let values = found.values[0].as_primitive::<Int64Type>().values().to_vec();
-        found.ids.into_iter().zip(values).filter(|(_, v)| wanted(*v)).map(|(id, _)| id).collect()
+        let ids = found.ids.into_iter().zip(values).filter(|(_, v)| wanted(*v)).map(|(id, _)| id).collect();
+        (keys, ids)
     }
 
     fn check(&self) {
         let table = &self.state.table.lock().unwrap().0;
         let keys = distinct(&(0..9).rev().collect::<Vec<_>>());
-        let found = table.get(&column(&keys), keys.len()).unwrap();
+        let at = table.find(&column(&keys), keys.len()).unwrap();
+        let found = table.get(&at, |_| true).unwrap();
         assert!(found.keys.is_sorted());
         let values = found.values[0].as_primitive::<Int64Type>().values();
-        let rows = found.ids.iter().zip(&found.keys).zip(values);
-        let mut got: Vec<_> = rows.map(|((id, k), v)| (id.sequence(), keys[*k as usize].clone(), *v)).collect();
+        let sequences = table.sequences(&found.ids).unwrap();
+        let rows = sequences.into_iter().zip(&found.keys).zip(values);
+        let mut got: Vec<_> = rows.map(|((sequence, k), v)| (sequence, keys[*k as usize].clone(), *v)).collect();
         got.sort();
         assert_eq!(got, self.state.staged.0, "get");
-        let counts = table.counts(&column(&keys), keys.len()).unwrap();
+        let counts = table.counts(&at).unwrap();
         let expected = keys.iter().map(|k| self.state.staged.0.iter().filter(|r| r.1 == *k).count() as u32);
         assert_eq!(counts, expected.collect::<Vec<_>>());
         assert_eq!(scanned(&mut table.scan()), self.state.installed.0, "scan");

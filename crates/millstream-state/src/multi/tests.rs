@@ -17,41 +17,58 @@ fn ints(values: &[i64]) -> Vec<ArrayRef> {
     vec![Arc::new(Int64Array::from(values.to_vec()))]
 }
 
+fn insert(table: &mut MultiTable, keys: &[&str], values: &[i64]) {
+    let mut distinct = keys.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let of_row: Vec<u32> = keys.iter().map(|k| distinct.binary_search(k).unwrap() as u32).collect();
+    let mut found = find(table, &distinct);
+    table.insert(&mut found, &of_row, &ints(values)).unwrap();
+}
+
+fn find(table: &MultiTable, keys: &[&str]) -> Keys {
+    table.find(&texts(keys), keys.len()).unwrap()
+}
+
+fn rows(table: &MultiTable, keys: &[&str]) -> FoundRows {
+    table.get(&find(table, keys), |_| true).unwrap()
+}
+
 fn get(table: &MultiTable, keys: &[&str]) -> Vec<(usize, i64)> {
-    let found = table.get(&texts(keys), keys.len()).unwrap();
+    let found = rows(table, keys);
     let values = found.values[0].as_primitive::<Int64Type>().values().to_vec();
     found.keys.iter().map(|k| *k as usize).zip(values).collect()
 }
 
 fn remove(table: &mut MultiTable, keys: &[&str], values: &[i64]) {
-    let found = table.get(&texts(keys), keys.len()).unwrap();
+    let mut keys = find(table, keys);
+    let found = table.get(&keys, |_| true).unwrap();
     let held = found.values[0].as_primitive::<Int64Type>().values();
     let ids: Vec<RowId> =
         found.ids.iter().zip(held).filter(|(_, held)| values.contains(held)).map(|(id, _)| *id).collect();
-    table.remove(&texts(keys), keys.len(), &ids).unwrap();
+    table.remove(&mut keys, &ids).unwrap();
 }
 
 #[test]
 fn keys_that_repeat_in_one_call_get_all_their_rows() {
     let mut t = table();
-    t.insert(&texts(&["a", "b", "a", "a"]), &ints(&[1, 2, 3, 1]), 4).unwrap();
+    insert(&mut t, &["a", "b", "a", "a"], &[1, 2, 3, 1]);
     assert_eq!(get(&t, &["b", "c", "a"]), [(0, 2), (2, 1), (2, 3), (2, 1)]);
     assert_eq!((t.len(), t.key_count()), (0, 0));
     t.install();
-    t.insert(&texts(&["b"]), &ints(&[4]), 1).unwrap();
-    assert_eq!(t.counts(&texts(&["b", "c", "a"]), 3).unwrap(), [2, 0, 3]);
+    insert(&mut t, &["b"], &[4]);
+    assert_eq!(t.counts(&find(&t, &["b", "c", "a"])).unwrap(), [2, 0, 3]);
     assert_eq!((t.len(), t.key_count()), (4, 2));
 }
 
 #[test]
 fn the_last_rows_fill_the_holes_and_keep_their_sequence() {
     let mut t = table();
-    t.insert(&texts(&["a"; 6]), &ints(&[0, 1, 2, 3, 4, 5]), 6).unwrap();
+    insert(&mut t, &["a"; 6], &[0, 1, 2, 3, 4, 5]);
     t.install();
     remove(&mut t, &["x", "a"], &[0, 2, 5]);
     assert_eq!(get(&t, &["a"]), [(0, 3), (0, 1), (0, 4)]);
-    let found = t.get(&texts(&["a"]), 1).unwrap();
-    assert_eq!(found.ids.iter().map(RowId::sequence).collect::<Vec<_>>(), [3, 1, 4]);
+    assert_eq!(t.sequences(&rows(&t, &["a"]).ids).unwrap(), [3, 1, 4]);
     t.discard();
     assert_eq!(get(&t, &["a"]).len(), 6);
 }
@@ -59,33 +76,36 @@ fn the_last_rows_fill_the_holes_and_keep_their_sequence() {
 #[test]
 fn a_key_without_rows_leaves_nothing_and_may_come_back() {
     let mut t = table();
-    t.insert(&texts(&["a", "b"]), &ints(&[1, 2]), 2).unwrap();
+    insert(&mut t, &["a", "b"], &[1, 2]);
     t.install();
     remove(&mut t, &["a", "b"], &[1]);
-    t.remove_keys(&texts(&["c", "b"]), 2).unwrap();
+    let mut keys = find(&t, &["c", "b"]);
+    t.remove_keys(&mut keys).unwrap();
     assert_eq!(get(&t, &["a", "b"]), []);
     t.install();
     assert_eq!((t.len(), t.key_count()), (0, 0));
-    t.insert(&texts(&["a"]), &ints(&[7]), 1).unwrap();
+    insert(&mut t, &["a"], &[7]);
     assert_eq!(get(&t, &["a"]), [(0, 7)]);
 }
 
 #[test]
 fn an_updated_row_keeps_its_place_and_its_sequence() {
     let mut t = table();
-    t.insert(&texts(&["a"; 3]), &ints(&[1, 2, 3]), 3).unwrap();
-    let before = t.get(&texts(&["a"]), 1).unwrap().ids;
+    insert(&mut t, &["a"; 3], &[1, 2, 3]);
+    let before = rows(&t, &["a"]).ids;
     t.update(&before[1..2], &ints(&[20])).unwrap();
     assert_eq!(get(&t, &["a"]), [(0, 1), (0, 20), (0, 3)]);
-    assert_eq!(t.get(&texts(&["a"]), 1).unwrap().ids, before);
+    assert_eq!(rows(&t, &["a"]).ids, before);
+    assert_eq!(t.sequences(&before).unwrap(), [0, 1, 2]);
 }
 
 #[test]
 fn a_row_that_is_not_there_cannot_be_removed() {
     let mut t = table();
-    t.insert(&texts(&["a", "b"]), &ints(&[1, 2]), 2).unwrap();
-    let ids = t.get(&texts(&["a"]), 1).unwrap().ids;
-    let error = t.remove(&texts(&["b"]), 1, &ids).unwrap_err();
+    insert(&mut t, &["a", "b"], &[1, 2]);
+    let ids = rows(&t, &["a"]).ids;
+    let mut other = find(&t, &["b"]);
+    let error = t.remove(&mut other, &ids).unwrap_err();
     assert!(error.to_string().contains("not there"), "{error}");
 }
 
@@ -93,10 +113,25 @@ fn a_row_that_is_not_there_cannot_be_removed() {
 fn without_key_columns_all_rows_are_of_one_key() {
     let values = Schema::new(vec![Field::new("v", DataType::Int64, true)]);
     let mut t = MultiTable::new(Arc::new(Schema::empty()), Arc::new(values)).unwrap();
-    t.insert(&[], &ints(&[1, 2]), 2).unwrap();
-    t.insert(&[], &ints(&[3]), 1).unwrap();
+    let mut one = t.find(&[], 1).unwrap();
+    t.insert(&mut one, &[0, 0], &ints(&[1, 2])).unwrap();
+    t.insert(&mut one, &[0], &ints(&[3])).unwrap();
     t.install();
-    let found = t.get(&[], 1).unwrap();
+    let found = t.get(&one, |_| true).unwrap();
     assert_eq!(found.values[0].as_primitive::<Int64Type>().values(), &[1, 2, 3]);
     assert_eq!(t.scan().map(|b| b.unwrap().num_rows()).sum::<usize>(), 3);
+}
+
+#[test]
+fn keys_that_were_looked_up_before_others_came_are_refused() {
+    let mut t = table();
+    let (mut early, mut late) = (find(&t, &["a"]), find(&t, &["a", "b"]));
+    t.insert(&mut late, &[0], &ints(&[1])).unwrap();
+    let error = t.insert(&mut early, &[0], &ints(&[2])).unwrap_err();
+    assert!(error.to_string().contains("after others came or went"), "{error}");
+    t.insert(&mut late, &[1, 0], &ints(&[3, 4])).unwrap();
+    assert_eq!(t.counts(&late).unwrap(), [2, 1]);
+    t.discard();
+    assert!(t.get(&late, |_| true).is_err());
+    assert_eq!(get(&t, &["a", "b"]), []);
 }

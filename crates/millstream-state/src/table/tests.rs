@@ -155,7 +155,7 @@ fn a_long_random_history_agrees_with_a_map_and_with_its_own_restore() {
     for seed in 1..3u64 {
         let mut random = seed;
         let mut next = |below: u64| {
-            random = crate::hash::mix(random.wrapping_add(0x9E37_79B9_7F4A_7C15));
+            random = crate::key_store::mix(random.wrapping_add(0x9E37_79B9_7F4A_7C15));
             (random % below) as i64
         };
         let mut t = table();

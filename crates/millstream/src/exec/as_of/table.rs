@@ -94,11 +94,14 @@ impl Operator<2> for TableJoinExec {
             return Ok(vec![]);
         }
         let keyed = Keyed::of(&self.key, &self.join.left_keys(&left)?, left.num_rows())?;
-        let found = state.next.as_ref().unwrap_or(&state.rows).get(&keyed.keys, keyed.count).map_err(state_error)?;
+        let table = state.next.as_ref().unwrap_or(&state.rows);
+        let keys = table.find(&keyed.keys, keyed.count).map_err(state_error)?;
+        let found = table.get(&keys, |_| true).map_err(state_error)?;
+        let sequences = table.sequences(&found.ids).map_err(state_error)?;
         let mut of_key: Vec<Vec<u32>> = vec![vec![]; keyed.count];
         let mut order: Vec<u32> = (0..found.keys.len() as u32).collect();
         // In the order of the table's own rows.
-        order.sort_by_key(|row| found.ids.get(*row as usize).map(|id| id.sequence()));
+        order.sort_by_key(|row| sequences.get(*row as usize));
         for row in order {
             let key = found.keys.get(row as usize).and_then(|key| of_key.get_mut(*key as usize));
             key.into_iter().for_each(|rows| rows.push(row));
@@ -113,8 +116,9 @@ impl TableJoinExec {
         let keyed = Keyed::of(&self.key, &self.join.right_keys(rows)?, rows.num_rows())?;
         let has_key: Vec<bool> = keyed.of_rows.iter().map(Option::is_some).collect();
         let rows = filter_record_batch(rows, &has_key.into())?;
-        let keys = self.join.right_keys(&rows)?;
-        table.insert(&keys, rows.columns(), rows.num_rows()).map_err(state_error)?;
+        let of_row: Vec<u32> = keyed.of_rows.iter().flatten().copied().collect();
+        let mut keys = table.find(&keyed.keys, keyed.count).map_err(state_error)?;
+        table.insert(&mut keys, &of_row, rows.columns()).map_err(state_error)?;
         table.install();
         Ok(table)
     }

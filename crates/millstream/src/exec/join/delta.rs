@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_arrays;
 use datafusion::common::{Result as DfResult, internal_err};
-use millstream_state::RowId;
+use millstream_state::{Keys, RowId};
 
 use super::super::BatchContext;
 use super::super::changes::state_error;
@@ -23,6 +23,8 @@ pub(super) struct Step {
     /// The distinct keys of both.
     pub keys: Vec<ArrayRef>,
     pub groups: usize,
+    /// Where each side has these keys, if it keeps anything.
+    found: [Option<Keys>; 2],
     /// The rows of the same keys that were there before.
     old: [Old; 2],
     /// How many rows of each key a side had, where that is asked for.
@@ -48,9 +50,9 @@ impl Plan {
         self.forget(state, batch.time_us)?;
         let deltas = [self.delta(0, inputs[0])?, self.delta(1, inputs[1])?];
         if deltas.iter().any(|d| d.rows > 0) {
-            let step = self.step(Some(state), deltas, &mut output)?;
+            let mut step = self.step(Some(state), deltas, &mut output)?;
             self.touch(state, &step, batch.time_us)?;
-            self.apply(state, &step, frontier, &mut output)?;
+            self.apply(state, &mut step, frontier, &mut output)?;
         }
         self.expire(state, frontier, &mut output)?;
         match self.is_changelog() {
@@ -84,6 +86,7 @@ impl Plan {
             deltas,
             keys,
             groups,
+            found: Default::default(),
             old: Default::default(),
             counts: Default::default(),
             before: Default::default(),
@@ -92,6 +95,9 @@ impl Plan {
             old_partners: Default::default(),
         };
         if let Some(state) = state.as_deref() {
+            for (found, side) in step.found.iter_mut().zip(&state.sides) {
+                *found = Some(side.find(&step.keys, groups).map_err(state_error)?);
+            }
             self.count(state, &mut step)?;
         } else {
             step.after = [step.deltas[1].sums(groups), step.deltas[0].sums(groups)];
@@ -118,7 +124,7 @@ impl Plan {
             // A side that is only counted has to know its counts to change them.
             let counted = matches!(state.sides[other].rows, Rows::Counts(_));
             if counted || (self.preserves(side).is_some() && self.join.filter.is_none()) {
-                let counts = state.sides[other].counts(&step.keys, step.groups).map_err(state_error)?;
+                let counts = state.sides[other].counts(found(&mut step.found[other])?).map_err(state_error)?;
                 let sums = step.deltas[other].sums(step.groups);
                 step.after[side] = counts.iter().zip(sums).map(|(before, sum)| before + sum).collect();
                 step.before[side].clone_from(&counts);
@@ -151,7 +157,7 @@ impl Plan {
             }
             let held = &state.sides[side];
             let table = held.table().map_err(state_error)?;
-            let mut old = Old::fetch(table, held.counted, &step.keys, &wanted)?;
+            let mut old = Old::fetch(table, held.counted, found(&mut step.found[side])?, &wanted)?;
             old.take_back(&mut step.deltas[side], step.groups, &self.memory)?;
             step.old[side] = old;
         }
@@ -281,11 +287,7 @@ impl Plan {
     fn forget(&self, state: &mut JoinState, time_us: i64) -> DfResult<()> {
         for side in &mut state.sides {
             let Some(gone) = side.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten() else { continue };
-            match &mut side.rows {
-                Rows::All(table) => table.remove_keys(&gone.keys, gone.count),
-                Rows::Counts(table) => table.remove(&gone.keys, gone.count),
-            }
-            .map_err(state_error)?;
+            side.forget(&gone.keys, gone.count).map_err(state_error)?;
         }
         Ok(())
     }
@@ -295,7 +297,7 @@ impl Plan {
         for (held, delta) in state.sides.iter_mut().zip(&step.deltas) {
             let Some(idle) = &mut held.idle else { continue };
             let groups: Vec<u32> = delta.groups.iter().copied().filter(|group| *group != NO_GROUP).collect();
-            let (keys, count, _) = step.keys_of(&groups)?;
+            let (keys, count) = step.keys_of(&groups)?;
             idle.touch(time_us, &keys, count)?;
         }
         Ok(())
@@ -305,7 +307,7 @@ impl Plan {
     fn apply(
         &self,
         state: &mut JoinState,
-        step: &Step,
+        step: &mut Step,
         frontier: Option<i64>,
         output: &mut Vec<RecordBatch>,
     ) -> DfResult<()> {
@@ -315,7 +317,8 @@ impl Plan {
                 if step.counts[side].iter().zip(&sums).any(|(count, sum)| count + sum < 0) {
                     self.memory.unknown_row("a join")?;
                 }
-                state.sides[side].put_counts(&step.keys, &step.counts[side], &sums).map_err(state_error)?;
+                let keys = found(&mut step.found[side])?;
+                state.sides[side].put_counts(keys, &step.counts[side], &sums).map_err(state_error)?;
                 continue;
             }
             self.update(state, side, step)?;
@@ -326,7 +329,7 @@ impl Plan {
     }
 
     /// New counts of old rows, and old rows that go. A row's id is good until a row of its key goes.
-    fn update(&self, state: &mut JoinState, side: usize, step: &Step) -> DfResult<()> {
+    fn update(&self, state: &mut JoinState, side: usize, step: &mut Step) -> DfResult<()> {
         let (held, old) = (&mut state.sides[side], &step.old[side]);
         let counted = held.counted;
         let table = held.table_mut().map_err(state_error)?;
@@ -350,15 +353,13 @@ impl Plan {
         }
         if !old.removed.is_empty() {
             let ids: Vec<RowId> = old.removed.iter().filter_map(|row| old.ids.get(*row as usize).copied()).collect();
-            let groups: Vec<u32> = old.removed.iter().map(|row| old.group(*row)).collect();
-            let (keys, count, _) = step.keys_of(&groups)?;
-            table.remove(&keys, count, &ids).map_err(state_error)?;
+            table.remove(found(&mut step.found[side])?, &ids).map_err(state_error)?;
         }
         Ok(())
     }
 
     /// Stages new rows.
-    fn insert(&self, state: &mut JoinState, side: usize, step: &Step, rows: Vec<u32>) -> DfResult<()> {
+    fn insert(&self, state: &mut JoinState, side: usize, step: &mut Step, rows: Vec<u32>) -> DfResult<()> {
         let delta = &step.deltas[side];
         let held = &mut state.sides[side];
         let all = rows.len() == delta.rows;
@@ -370,28 +371,31 @@ impl Plan {
             values.push(Arc::new(Int64Array::from_iter_values(partners)));
         }
         let table = held.table_mut().map_err(state_error)?;
-        let (keys, count, of_row) = step.keys_of(&of_row)?;
-        table.insert_rows(&keys, count, &of_row, &values).map_err(state_error)?;
+        table.insert(found(&mut step.found[side])?, &of_row, &values).map_err(state_error)?;
         self.remember_expiries(held, side, step, picks.values())
     }
 }
 
 impl Step {
-    /// The keys of the groups of some rows, how many they are, and which of them each row has.
-    fn keys_of(&self, groups: &[u32]) -> DfResult<(Vec<ArrayRef>, usize, Vec<u32>)> {
-        let mut places = vec![NO_GROUP; self.groups];
-        let mut chosen = Vec::new();
-        let mut of_row = Vec::with_capacity(groups.len());
+    /// The distinct keys of the groups of some rows, and how many they are.
+    fn keys_of(&self, groups: &[u32]) -> DfResult<(Vec<ArrayRef>, usize)> {
+        let mut chosen = vec![false; self.groups];
         for group in groups {
-            let Some(place) = places.get_mut(*group as usize) else { return internal_err!("a row without a group") };
-            if *place == NO_GROUP {
-                *place = chosen.len() as u32;
-                chosen.push(*group);
+            match chosen.get_mut(*group as usize) {
+                Some(chosen) => *chosen = true,
+                None => return internal_err!("a row without a group"),
             }
-            of_row.push(*place);
         }
-        let count = chosen.len();
-        Ok((take_arrays(&self.keys, &UInt32Array::from(chosen), None)?, count, of_row))
+        let chosen: UInt32Array = (0u32..).zip(chosen).filter(|(_, chosen)| *chosen).map(|(group, _)| group).collect();
+        Ok((take_arrays(&self.keys, &chosen, None)?, chosen.len()))
+    }
+}
+
+/// Where a side has the keys of a batch.
+fn found(keys: &mut Option<Keys>) -> DfResult<&mut Keys> {
+    match keys {
+        Some(keys) => Ok(keys),
+        None => internal_err!("a join that keeps nothing has nothing to look up"),
     }
 }
 

@@ -98,7 +98,8 @@ impl Plan {
             let Some(keys) = self.due_keys(held, due)? else { continue };
             let rows = keys.first().map_or(1, |k| k.len());
             let table = held.table_mut().map_err(state_error)?;
-            let found = table.get(&keys, rows).map_err(state_error)?;
+            let mut keys = table.find(&keys, rows).map_err(state_error)?;
+            let found = table.get(&keys, |_| true).map_err(state_error)?;
             let mut columns = found.values;
             let partners = if held.counted { columns.pop() } else { None };
             let times = expiry.times(&columns)?;
@@ -113,7 +114,7 @@ impl Plan {
             }
             let ids: Vec<_> = done.iter().filter_map(|row| found.ids.get(*row as usize).copied()).collect();
             let table = held.table_mut().map_err(state_error)?;
-            table.remove(&keys, rows, &ids).map_err(state_error)?;
+            table.remove(&mut keys, &ids).map_err(state_error)?;
             if let Some(calendar) = &mut held.expiries {
                 calendar.drop_below(due);
             }

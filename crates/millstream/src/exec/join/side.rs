@@ -9,7 +9,7 @@ use arrow::compute::{concat_batches, take_arrays};
 use arrow::datatypes::Int64Type;
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::{Result as DfResult, internal_err};
-use millstream_state::{MultiTable, RowId};
+use millstream_state::{Keys, MultiTable, RowId};
 
 use super::super::accumulate::evaluate_all;
 use super::super::changes::state_error;
@@ -198,25 +198,13 @@ pub struct Old {
 }
 
 impl Old {
-    /// The rows of the groups that `wanted` names, out of distinct keys.
-    pub fn fetch(table: &MultiTable, counted: bool, keys: &[ArrayRef], wanted: &[bool]) -> DfResult<Self> {
-        let chosen: Vec<u32> = (0u32..).zip(wanted).filter(|(_, wanted)| **wanted).map(|(g, _)| g).collect();
-        if chosen.is_empty() {
-            let columns = table.values().fields().iter().map(|f| arrow::array::new_empty_array(f.data_type()));
-            let mut columns: Vec<ArrayRef> = columns.collect();
-            let partners = if counted { columns.pop().map(|c| c.as_primitive::<Int64Type>().clone()) } else { None };
-            return Ok(Self { columns, partners, ..Self::default() });
-        }
-        let found = if chosen.len() == wanted.len() {
-            table.get(keys, chosen.len()).map_err(state_error)?
-        } else {
-            let keys = take_arrays(keys, &UInt32Array::from(chosen.clone()), None)?;
-            table.get(&keys, chosen.len()).map_err(state_error)?
-        };
+    /// The rows of the groups that `wanted` names; `keys` are those of all groups.
+    pub fn fetch(table: &MultiTable, counted: bool, keys: &Keys, wanted: &[bool]) -> DfResult<Self> {
+        let wanted = |group: u32| wanted.get(group as usize).copied().unwrap_or(false);
+        let found = table.get(keys, wanted).map_err(state_error)?;
         let mut columns = found.values;
         let partners = if counted { columns.pop().map(|c| c.as_primitive::<Int64Type>().clone()) } else { None };
-        let groups = found.keys.iter().map(|k| chosen.get(*k as usize).copied().unwrap_or(NO_GROUP)).collect();
-        Ok(Self { columns, ids: found.ids, groups, partners, removed: vec![], gone: vec![] })
+        Ok(Self { columns, ids: found.ids, groups: found.keys, partners, removed: vec![], gone: vec![] })
     }
 
     pub fn is_gone(&self, row: u32) -> bool {

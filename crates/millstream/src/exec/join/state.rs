@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::take_arrays;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
 use datafusion::common::Result as DfResult;
 use millstream_core::{Error, Result};
-use millstream_state::{Changes, KeyedTable, MultiTable, OperatorState, PanedTable, Restored, StateInfo, TableInfo};
+use millstream_state::{
+    Changes, KeyedTable, Keys, MultiTable, OperatorState, PanedTable, Restored, StateInfo, TableInfo,
+};
 
 use super::super::changes::state_error;
 use super::super::idle::{self, Idle, TOUCHED};
@@ -108,13 +109,21 @@ impl Side {
         }
     }
 
-    /// How many rows each of distinct keys has.
-    pub fn counts(&self, keys: &[ArrayRef], count: usize) -> Result<Vec<i64>> {
+    /// Looks distinct keys up (`count` of them).
+    pub fn find(&self, keys: &[ArrayRef], count: usize) -> Result<Keys> {
         match &self.rows {
-            Rows::All(table) => Ok(table.counts(keys, count)?.into_iter().map(i64::from).collect()),
+            Rows::All(table) => table.find(keys, count),
+            Rows::Counts(table) => table.find(keys, count),
+        }
+    }
+
+    /// How many rows each of the keys has.
+    pub fn counts(&self, keys: &Keys) -> Result<Vec<i64>> {
+        match &self.rows {
+            Rows::All(table) => Ok(table.counts(keys)?.into_iter().map(i64::from).collect()),
             Rows::Counts(table) => {
-                let found = table.get(keys, count)?;
-                let mut counts = vec![0; count];
+                let found = table.read(keys)?;
+                let mut counts = vec![0; keys.len()];
                 let held = found.values.first().map(|c| c.as_primitive::<Int64Type>().values().to_vec());
                 for (row, held) in found.rows.iter().zip(held.unwrap_or_default()) {
                     if let Some(to) = counts.get_mut(*row) {
@@ -127,25 +136,32 @@ impl Side {
     }
 
     /// Writes how many rows the keys that changed have now.
-    pub fn put_counts(&mut self, keys: &[ArrayRef], before: &[i64], sums: &[i64]) -> Result<()> {
+    pub fn put_counts(&mut self, keys: &mut Keys, before: &[i64], sums: &[i64]) -> Result<()> {
         let Rows::Counts(table) = &mut self.rows else { return Ok(()) };
-        let after = |(row, (before, sum)): (u32, (&i64, &i64))| (*sum != 0).then_some((row, before + sum));
-        let changed: Vec<(u32, i64)> = (0u32..).zip(before.iter().zip(sums)).filter_map(after).collect();
-        if changed.iter().any(|(_, count)| *count < 0) {
-            return Err(Error::bug("a join is to take back a row that it was never given"));
-        }
-        let (kept, gone): (Vec<_>, Vec<_>) = changed.into_iter().partition(|(_, count)| *count > 0);
-        let of = |rows: &[(u32, i64)]| -> Result<Vec<ArrayRef>> {
-            Ok(take_arrays(keys, &UInt32Array::from_iter_values(rows.iter().map(|(row, _)| *row)), None)?)
-        };
-        if !kept.is_empty() {
-            let counts = Int64Array::from_iter_values(kept.iter().map(|(_, count)| *count));
-            table.put(&of(&kept)?, &[Arc::new(counts)], kept.len())?;
+        let (mut kept, mut gone, mut counts) = (vec![], vec![], vec![]);
+        for (at, (before, sum)) in (0u32..).zip(before.iter().zip(sums)).filter(|(_, (_, sum))| **sum != 0) {
+            match before + sum {
+                ..0 => return Err(Error::bug("a join is to take back a row that it was never given")),
+                0 => gone.push(at),
+                count => {
+                    kept.push(at);
+                    counts.push(count);
+                }
+            }
         }
         if !gone.is_empty() {
-            table.remove(&of(&gone)?, gone.len())?;
+            table.remove_at(keys, Some(&gone))?;
         }
-        Ok(())
+        if kept.is_empty() { Ok(()) } else { table.put_at(keys, Some(&kept), &[Arc::new(Int64Array::from(counts))]) }
+    }
+
+    /// Stages that keys are forgotten with all their rows.
+    pub fn forget(&mut self, keys: &[ArrayRef], count: usize) -> Result<()> {
+        let mut found = self.find(keys, count)?;
+        match &mut self.rows {
+            Rows::All(table) => table.remove_keys(&mut found),
+            Rows::Counts(table) => table.remove_at(&found, None),
+        }
     }
 }
 
