@@ -20,8 +20,11 @@ use millstream_core::source::{Chunk, Rejected};
 use millstream_core::{Error, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::properties::WriterProperties;
 
 use super::json::JsonEncoder;
@@ -43,7 +46,9 @@ impl ParquetFile {
     /// [`millstream_core::ErrorKind::Input`] that names the file, where it can't be opened or is no Parquet file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = open(path)?;
-        let metadata = guarded(path, || ArrowReaderMetadata::load(&file, Default::default()))?;
+        // Where pages begin: a batch that begins within a row group skips those before it without decoding them.
+        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+        let metadata = guarded(path, || ArrowReaderMetadata::load(&file, options))?;
         let rows = u64::try_from(metadata.metadata().file_metadata().num_rows())
             .map_err(|_| broken(path, "its footer counts less than no rows"))?;
         Ok(Self { path: path.to_path_buf(), metadata, rows })

@@ -11,14 +11,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow::compute::take_arrays;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{Result as DfResult, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
+use millstream_state::{Changes, Found, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::BatchContext;
 use super::accumulate::{Aggregate, Aggregates, Portion, evaluate_all};
@@ -126,14 +126,15 @@ impl Operator<1> for KeyedAggregateExec {
         if let Some(idle) = &mut state.idle {
             idle.touch(time_us, &keys, total)?;
         }
-        let found = state.groups.get(&keys, total).map_err(state_error)?;
+        let mut at = state.groups.find(&keys, total).map_err(state_error)?;
+        let found = state.groups.read(&at).map_err(state_error)?;
         if portions.is_empty() && !found.rows.is_empty() {
             return Ok(vec![]);
         }
         keep_first(&self.aggregates, &mut portions, |set, groups, values| state.unseen(set, &keys, groups, values))?;
 
         let after = self.aggregates.accumulate(&found, portions, total)?;
-        state.groups.put(&keys, &after, total).map_err(state_error)?;
+        state.groups.put_at(&mut at, None, &after).map_err(state_error)?;
 
         let old = self.aggregates.evaluate(&found.values, found.rows.len())?;
         let new = self.aggregates.evaluate(&after, total)?;
@@ -186,12 +187,10 @@ impl KeyedState {
         let Some(table) = self.seen.get_mut(set) else { return internal_err!("a DISTINCT has no table") };
         let mut pairs = take_arrays(keys, &UInt64Array::from_iter_values(groups.iter().map(|g| *g as u64)), None)?;
         pairs.extend(values.iter().cloned());
-        unseen(&pairs, groups.len(), |pairs, n| table.get(pairs, n).map(|f| f.rows)).and_then(|(new, fresh, n)| {
-            if n > 0 {
-                table.put(&fresh, &[], n).map_err(state_error)?;
-            }
-            Ok(new)
-        })
+        let mut at = table.find(&pairs, groups.len()).map_err(state_error)?;
+        let (new, fresh) = unseen(groups.len(), &table.read(&at).map_err(state_error)?);
+        table.put_at(&mut at, Some(&fresh), &[]).map_err(state_error)?;
+        Ok(new)
     }
 
     fn tables(&mut self) -> impl Iterator<Item = &mut KeyedTable> {
@@ -199,21 +198,16 @@ impl KeyedState {
     }
 }
 
-/// Out of distinct keys: which of them are not found, those keys themselves, and how many they are.
-pub(super) fn unseen(
-    keys: &[ArrayRef],
-    rows: usize,
-    find: impl FnOnce(&[ArrayRef], usize) -> millstream_core::Result<Vec<usize>>,
-) -> DfResult<(Vec<bool>, Vec<ArrayRef>, usize)> {
-    let mut new = vec![true; rows];
-    for row in find(keys, rows).map_err(state_error)? {
-        if let Some(new) = new.get_mut(row) {
+/// Which of so many keys were not found: of each, and their numbers.
+pub(super) fn unseen(keys: usize, found: &Found) -> (Vec<bool>, Vec<u32>) {
+    let mut new = vec![true; keys];
+    for row in &found.rows {
+        if let Some(new) = new.get_mut(*row) {
             *new = false;
         }
     }
-    let fresh: UInt32Array = (0u32..).zip(&new).filter_map(|(row, new)| new.then_some(row)).collect();
-    let keys = if fresh.len() == rows { keys.to_vec() } else { take_arrays(keys, &fresh, None)? };
-    Ok((new, keys, fresh.len()))
+    let fresh = (0u32..).zip(&new).filter(|(_, new)| **new).map(|(row, _)| row).collect();
+    (new, fresh)
 }
 
 impl OperatorState for KeyedState {

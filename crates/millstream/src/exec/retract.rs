@@ -19,7 +19,7 @@ mod state;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter, take_arrays};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
@@ -29,7 +29,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use self::measure::{Measure, Measures};
 pub(super) use self::ordered::canonical;
-use self::slots::Slots;
+use self::slots::{Slots, SlottedKeys};
 use self::state::RetractState;
 use super::BatchContext;
 use super::accumulate::{Aggregate, evaluate_all};
@@ -182,7 +182,8 @@ impl RetractAggregateExec {
         if let Some(idle) = &mut state.idle {
             idle.touch(time_us, &touched.keys, total)?;
         }
-        let found = state.groups.get(&touched.slots, &touched.keys, total)?;
+        let mut at = state.groups.find(&touched.slots, &touched.keys, total)?;
+        let found = state.groups.read(&at)?;
         if rows.num_rows() == 0 && found.rows.len() == total {
             return Ok(vec![]);
         }
@@ -202,7 +203,7 @@ impl RetractAggregateExec {
         let standing = self.standing_groups();
         let there: BooleanArray =
             counts.values().iter().enumerate().map(|(group, n)| Some(*n > 0 || group < standing)).collect();
-        self.store(state, &touched, &there, &counts, &after)?;
+        store(state, &mut at, &there, &counts, &after)?;
         if changes.iter().any(|c| c.ignored) {
             // What is left of a group whose count says that it is gone.
             let gone = arrow::compute::not(&there)?;
@@ -246,37 +247,23 @@ impl RetractAggregateExec {
         };
         Ok(Touched { total, keys: grouping.keys()?, slots, of_row })
     }
+}
 
-    /// Stages the groups that are there, and the removal of those that are not.
-    fn store(
-        &self,
-        state: &mut RetractState,
-        touched: &Touched,
-        there: &BooleanArray,
-        counts: &arrow::array::Int64Array,
-        after: &[ArrayRef],
-    ) -> DfResult<()> {
-        let values = std::iter::once(Arc::new(counts.clone()) as ArrayRef).chain(after.iter().cloned());
-        let values: Vec<ArrayRef> = values.collect();
-        if there.true_count() == touched.total {
-            return state.groups.put(&touched.slots, &touched.keys, &values, touched.total);
-        }
-        let gone = arrow::compute::not(there)?;
-        for (mask, keep) in [(there, true), (&gone, false)] {
-            let groups: UInt64Array = (0..touched.total as u64).filter(|g| mask.value(*g as usize)).collect();
-            if groups.is_empty() {
-                continue;
-            }
-            let (slots, keys) = (touched.slots.take(&groups), take_arrays(&touched.keys, &groups, None)?);
-            if keep {
-                let values = values.iter().map(|v| Ok(filter(v, mask)?)).collect::<DfResult<Vec<_>>>()?;
-                state.groups.put(&slots, &keys, &values, groups.len())?;
-            } else {
-                state.groups.remove(&slots, &keys, groups.len())?;
-            }
-        }
-        Ok(())
+/// Stages the groups that are there, and the removal of those that are not.
+fn store(
+    state: &mut RetractState,
+    keys: &mut SlottedKeys,
+    there: &BooleanArray,
+    counts: &arrow::array::Int64Array,
+    after: &[ArrayRef],
+) -> DfResult<()> {
+    let values = std::iter::once(Arc::new(counts.clone()) as ArrayRef).chain(after.iter().cloned());
+    let (kept, gone): (Vec<u32>, Vec<u32>) = (0..there.len() as u32).partition(|group| there.value(*group as usize));
+    if !kept.is_empty() {
+        let values = values.map(|v| if gone.is_empty() { Ok(v) } else { Ok(filter(&v, there)?) });
+        state.groups.put_at(keys, &kept, &values.collect::<DfResult<Vec<_>>>()?)?;
     }
+    if gone.is_empty() { Ok(()) } else { state.groups.remove_at(keys, &gone) }
 }
 
 /// What a batch changes.

@@ -154,7 +154,8 @@ impl SetOpExec {
         deltas: &[Vec<i64>; 2],
         total: usize,
     ) -> DfResult<Vec<RecordBatch>> {
-        let found = state.rows.get(keys, total).map_err(state_error)?;
+        let mut at = state.rows.find(keys, total).map_err(state_error)?;
+        let found = state.rows.read(&at).map_err(state_error)?;
         let mut before = [vec![0i64; total], vec![0i64; total]];
         for (side, counts) in before.iter_mut().zip(&found.values) {
             let counts = counts.as_primitive_opt::<Int64Type>();
@@ -191,14 +192,10 @@ impl SetOpExec {
         }
         if !kept.is_empty() {
             let counts: [ArrayRef; 2] = [Arc::new(Int64Array::from(lefts)), Arc::new(Int64Array::from(rights))];
-            let rows = kept.len();
-            let keys = take_arrays(keys, &UInt32Array::from(kept), None)?;
-            state.rows.put(&keys, &counts, rows).map_err(state_error)?;
+            state.rows.put_at(&mut at, Some(&kept), &counts).map_err(state_error)?;
         }
         if !gone.is_empty() {
-            let rows = gone.len();
-            let keys = take_arrays(keys, &UInt32Array::from(gone), None)?;
-            state.rows.remove(&keys, rows).map_err(state_error)?;
+            state.rows.remove_at(&at, Some(&gone)).map_err(state_error)?;
         }
         if changed.is_empty() {
             return Ok(vec![]);

@@ -156,12 +156,13 @@ impl UpsertExec {
         if count == 0 {
             return Ok(vec![]);
         }
-        let found = state.get(&gone.keys, count).map_err(state_error)?;
+        let at = state.find(&gone.keys, count).map_err(state_error)?;
+        let found = state.read(&at).map_err(state_error)?;
         let rows = found.rows.len();
         if rows == 0 {
             return Ok(vec![]);
         }
-        state.remove(&gone.keys, count).map_err(state_error)?;
+        state.remove_at(&at, None).map_err(state_error)?;
         let keys = take_arrays(&gone.keys, &indices(&found.rows), None)?;
         Ok(vec![weighted(&self.output, self.assemble(&keys, &found.values).into_iter(), rows, -1)?])
     }
@@ -174,18 +175,17 @@ impl UpsertExec {
         let columns: Vec<ArrayRef> = rows.columns().iter().take(self.columns).cloned().collect();
         let columns = take_arrays(&columns, &come.rows, None)?;
         let values: Vec<ArrayRef> = self.kept.iter().filter_map(|c| columns.get(*c).cloned()).collect();
-        let found = state.get(&come.keys, count).map_err(state_error)?;
+        let mut at = state.find(&come.keys, count).map_err(state_error)?;
+        let found = state.read(&at).map_err(state_error)?;
         let changed = Changed::between(&found.values, &values, &found.rows, count)?;
         let old_keys = take_arrays(&come.keys, &indices(&found.rows), None)?;
         let old = self.assemble(&old_keys, &found.values);
         let old = weighted(&self.output, old.into_iter(), found.rows.len(), -1)?;
         let new = weighted(&self.output, columns.into_iter(), count, 1)?;
-        let of_changed = |columns: &[ArrayRef]| -> DfResult<Vec<ArrayRef>> {
-            columns.iter().map(|c| Ok(filter(c, changed.come())?)).collect()
-        };
-        let changes = changed.come().true_count();
-        if changes > 0 {
-            state.put(&of_changed(&come.keys)?, &of_changed(&values)?, changes).map_err(state_error)?;
+        let changes: Vec<u32> = changed.come().values().set_indices_u32().collect();
+        if !changes.is_empty() {
+            let values = values.iter().map(|c| Ok(filter(c, changed.come())?)).collect::<DfResult<Vec<_>>>()?;
+            state.put_at(&mut at, Some(&changes), &values).map_err(state_error)?;
         }
         changed.rows(&old, &new)
     }

@@ -34,7 +34,8 @@ use super::time_domain::TimeDomain;
 use super::upsert::StreamUpsert;
 use crate::changelog::is_weighted;
 use crate::exec::RankKind;
-use crate::runner::edge::{Edge, EventTime};
+use crate::runner::edge::Edge;
+use crate::runner::event_time::EventTime;
 use crate::runner::{Input, Side};
 use crate::sql::{AsOfTable, Reading, StreamTable};
 use crate::stack::on_large_stack;
@@ -231,9 +232,11 @@ impl UsedTable {
         let event_time = match self.table.event_time() {
             None => None,
             Some(watermark) => {
-                let schema = DFSchema::try_from(source.schema().as_ref().clone())?;
-                let expr = state.create_physical_expr(watermark.expr.clone(), &schema)?;
-                Some(EventTime { column: watermark.column.clone(), expr, delay_us: watermark.delay_us })
+                let schema = source.schema();
+                let columns = DFSchema::try_from(schema.as_ref().clone())?;
+                let expr = state.create_physical_expr(watermark.expr.clone(), &columns)?;
+                let column = watermark.column.clone();
+                Some(EventTime::try_new(column, expr, &schema, watermark.delay_us)?)
             }
         };
         let edge = Edge { source: self.table.name.clone(), event_time, bound, ahead_us_max: AHEAD_US_MAX };

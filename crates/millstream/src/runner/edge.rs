@@ -6,64 +6,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
-use datafusion::common::DataFusionError;
-use datafusion::physical_plan::PhysicalExpr;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use millstream_core::batch::{DropKind, Dropped, PartitionId, Place};
 use millstream_core::query::OnError;
 use millstream_core::source::{Chunk, RawRows};
-use millstream_core::{Error, ErrorKind, Result};
+use millstream_core::{Error, Result};
 
-use super::row_error;
+use super::event_time::EventTime;
 use crate::plan::LateBound;
-
-/// The event time of a source's rows.
-#[derive(Clone, Debug)]
-pub struct EventTime {
-    /// The column's name, for messages.
-    pub column: String,
-    /// The event time of a row, over the columns that are read.
-    pub expr: Arc<dyn PhysicalExpr>,
-    /// The watermark is the largest event time minus this, in microseconds.
-    pub delay_us: i64,
-}
-
-impl EventTime {
-    /// The event time of each row. One that fails fails alone, whatever rows it came with.
-    fn each(&self, rows: &RecordBatch, times: &mut Vec<Result<Option<i64>>>) -> Result<()> {
-        match self.all(rows) {
-            Ok(all) => {
-                let all = all.as_primitive::<TimestampMicrosecondType>();
-                times.extend(all.iter().map(Ok));
-                Ok(())
-            }
-            Err(error) if error.kind() != ErrorKind::Row => Err(error),
-            Err(error) if rows.num_rows() <= 1 => {
-                times.push(Err(error));
-                Ok(())
-            }
-            Err(_) => {
-                let half = rows.num_rows() / 2;
-                self.each(&rows.slice(0, half), times)?;
-                self.each(&rows.slice(half, rows.num_rows() - half), times)
-            }
-        }
-    }
-
-    fn all(&self, rows: &RecordBatch) -> Result<Arc<dyn Array>> {
-        let values = self.expr.evaluate(rows).and_then(|v| v.into_array(rows.num_rows())).map_err(row_error)?;
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let failed = |e| row_error(DataFusionError::from(e));
-        // The zone is a way of showing a timestamp; the instant is the same without.
-        let plain = match values.data_type() {
-            DataType::Timestamp(unit, Some(_)) => cast(&values, &DataType::Timestamp(*unit, None)).map_err(failed)?,
-            _ => values,
-        };
-        if plain.data_type() == &micros { Ok(plain) } else { cast(&plain, &micros).map_err(failed) }
-    }
-}
 
 /// What a source's rows are judged by.
 #[derive(Clone, Debug)]

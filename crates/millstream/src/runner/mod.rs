@@ -6,6 +6,7 @@
 
 mod constant;
 pub mod edge;
+pub mod event_time;
 mod side;
 
 use std::collections::BTreeMap;

@@ -17,7 +17,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::watermark::END_OF_TIME;
-use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, TableInfo};
+use millstream_state::{Changes, KeyedTable, Keys, OperatorState, Restored, StateInfo, TableInfo};
 
 use super::super::changes::state_error;
 use super::super::context::BatchContext;
@@ -153,7 +153,8 @@ impl VersionJoinExec {
         let keys = self.join.right_keys(&right.rows)?.into_iter().zip(self.join.left_keys(&left.rows)?);
         let keys: Vec<ArrayRef> = keys.map(|(r, l)| Ok(concat(&[r.as_ref(), l.as_ref()])?)).collect::<DfResult<_>>()?;
         let keyed = Keyed::of(&self.key, &keys, rights + lefts)?;
-        let newest = state.newest.get(&keyed.keys, keyed.count).map_err(state_error)?;
+        let mut at = state.newest.find(&keyed.keys, keyed.count).map_err(state_error)?;
+        let newest = state.newest.read(&at).map_err(state_error)?;
         // What a key was before these rows: behind them, in the order in which it was found.
         let mut before: Vec<Option<u32>> = vec![None; keyed.count];
         for (place, key) in (rights as u32..).zip(&newest.rows) {
@@ -187,7 +188,7 @@ impl VersionJoinExec {
             .collect::<DfResult<_>>()?;
         let answer =
             self.join.pairs(&left.rows, &columns, |row| chosen.get(row).map(Option::as_slice).unwrap_or_default())?;
-        self.remember(state, &keyed, &versions, &gone, right)?;
+        self.remember(state, &mut at, &versions, &gone, right)?;
         Ok(answer)
     }
 
@@ -195,25 +196,22 @@ impl VersionJoinExec {
     fn remember(
         &self,
         state: &mut VersionState,
-        keyed: &Keyed,
+        keys: &mut Keys,
         versions: &[Vec<u32>],
         gone: &BooleanArray,
         right: &Due,
     ) -> DfResult<()> {
         let last = (0u32..).zip(versions).filter_map(|(key, rows)| Some((key, *rows.last()?)));
         let (goes, stays): (Vec<_>, Vec<_>) = last.partition(|(_, row)| gone.value(*row as usize));
-        let keys_of = |of: &[(u32, u32)]| {
-            let keys = UInt32Array::from_iter_values(of.iter().map(|(key, _)| *key));
-            take_arrays(&keyed.keys, &keys, None)
-        };
+        let keys_of = |of: &[(u32, u32)]| of.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         if !goes.is_empty() {
-            state.newest.remove(&keys_of(&goes)?, goes.len()).map_err(state_error)?;
+            state.newest.remove_at(keys, Some(&keys_of(&goes))).map_err(state_error)?;
         }
         if !stays.is_empty() {
             let rows = UInt32Array::from_iter_values(stays.iter().map(|(_, row)| *row));
             let columns = right.rows.columns().iter().take(self.kept()).cloned().collect::<Vec<_>>();
             let columns = take_arrays(&columns, &rows, None)?;
-            state.newest.put(&keys_of(&stays)?, &columns, stays.len()).map_err(state_error)?;
+            state.newest.put_at(keys, Some(&keys_of(&stays)), &columns).map_err(state_error)?;
         }
         Ok(())
     }

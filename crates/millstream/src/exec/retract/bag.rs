@@ -94,7 +94,8 @@ impl Bag {
         let slots = touched.slots.take(&pairs.groups);
         let mut keys = take_arrays(&touched.keys, &pairs.groups, None)?;
         keys.extend(pairs.values.iter().cloned());
-        let found = self.table.get(&slots, &keys, count)?;
+        let mut at = self.table.find(&slots, &keys, count)?;
+        let found = self.table.read(&at)?;
         let mut before = vec![0i64; count];
         if let Some(counts) = found.values.first().and_then(|c| c.as_primitive_opt::<Int64Type>()) {
             for (row, n) in found.rows.iter().zip(counts.values()) {
@@ -110,17 +111,15 @@ impl Bag {
             (*count, ignored) = (0, true);
         }
         for present in [true, false] {
-            let places: UInt64Array =
-                (0u64..).zip(&after).filter(|(_, n)| (**n > 0) == present).map(|(i, _)| i).collect();
+            let places: Vec<u32> = (0u32..).zip(&after).filter(|(_, n)| (**n > 0) == present).map(|(i, _)| i).collect();
             if places.is_empty() {
                 continue;
             }
-            let (slots, keys) = (slots.take(&places), take_arrays(&keys, &places, None)?);
             if present {
                 let counts = after.iter().copied().filter(|n| *n > 0).collect::<Int64Array>();
-                self.table.put(&slots, &keys, &[Arc::new(counts)], places.len())?;
+                self.table.put_at(&mut at, &places, &[Arc::new(counts)])?;
             } else {
-                self.table.remove(&slots, &keys, places.len())?;
+                self.table.remove_at(&at, &places)?;
             }
         }
         if let Some(ordered) = &mut self.ordered {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, ArrayRef, UInt64Array};
+use arrow::array::{Array, ArrayRef, UInt32Array, UInt64Array};
 use arrow::compute::{concat, take_arrays};
 use datafusion::common::Result as DfResult;
-use millstream_state::{Found, PanedTable};
+use millstream_state::{Found, Keys, PanedTable};
 
 use super::super::changes::state_error;
 
@@ -61,18 +61,57 @@ pub struct SlottedTable {
     pub table: PanedTable,
 }
 
+/// Keys that were looked up, each in its slot.
+#[derive(Debug)]
+pub struct SlottedKeys {
+    parts: Vec<Part>,
+    /// The part of each key and its number there; nothing where there is one part.
+    places: Vec<(u32, u32)>,
+}
+
+#[derive(Debug)]
+struct Part {
+    slot: i64,
+    keys: Keys,
+    /// The numbers of its keys among all; nothing where there is one part.
+    taken: UInt64Array,
+}
+
 impl SlottedTable {
-    /// As [`PanedTable::get`], for keys of any slots.
-    pub fn get(&self, slots: &Slots, keys: &[ArrayRef], rows: usize) -> DfResult<Found> {
+    /// As [`PanedTable::find`], for keys of any slots.
+    pub fn find(&self, slots: &Slots, keys: &[ArrayRef], rows: usize) -> DfResult<SlottedKeys> {
         let split = match slots.split() {
-            Err(slot) => return self.table.get(slot, keys, rows).map_err(state_error),
+            Err(slot) => {
+                let keys = self.table.find(slot, keys, rows).map_err(state_error)?;
+                let part = Part { slot, keys, taken: UInt64Array::from(Vec::<u64>::new()) };
+                return Ok(SlottedKeys { parts: vec![part], places: vec![] });
+            }
             Ok(split) => split,
         };
+        let (mut parts, mut places) = (vec![], vec![(0, 0); rows]);
+        for (number, (slot, taken)) in (0u32..).zip(split) {
+            for (local, key) in (0u32..).zip(&taken) {
+                if let Some(place) = places.get_mut(*key as usize) {
+                    *place = (number, local);
+                }
+            }
+            let taken = UInt64Array::from(taken);
+            let keys = take_arrays(keys, &taken, None)?;
+            let keys = self.table.find(slot, &keys, taken.len()).map_err(state_error)?;
+            parts.push(Part { slot, keys, taken });
+        }
+        Ok(SlottedKeys { parts, places })
+    }
+
+    /// As [`PanedTable::read`].
+    pub fn read(&self, keys: &SlottedKeys) -> DfResult<Found> {
+        if let [Part { slot, keys, .. }] = keys.parts.as_slice() {
+            return self.table.read(*slot, keys).map_err(state_error);
+        }
         let mut found: Vec<usize> = vec![];
         let mut parts: Vec<Vec<ArrayRef>> = vec![];
-        for (slot, taken) in split {
-            let taken = UInt64Array::from(taken);
-            let part = self.table.get(slot, &take_arrays(keys, &taken, None)?, taken.len()).map_err(state_error)?;
+        for Part { slot, keys, taken } in &keys.parts {
+            let part = self.table.read(*slot, keys).map_err(state_error)?;
             found.extend(part.rows.iter().map(|row| taken.value(*row) as usize));
             parts.push(part.values);
         }
@@ -88,27 +127,45 @@ impl SlottedTable {
         Ok(Found { rows: found, values })
     }
 
-    /// As [`PanedTable::put`], for keys of any slots.
-    pub fn put(&mut self, slots: &Slots, keys: &[ArrayRef], values: &[ArrayRef], rows: usize) -> DfResult<()> {
-        match slots.split() {
-            Err(slot) => self.table.put(slot, keys, values, rows).map_err(state_error),
-            Ok(split) => split.into_iter().try_for_each(|(slot, taken)| {
-                let taken = UInt64Array::from(taken);
-                let (keys, values) = (take_arrays(keys, &taken, None)?, take_arrays(values, &taken, None)?);
-                self.table.put(slot, &keys, &values, taken.len()).map_err(state_error)
-            }),
+    /// As [`PanedTable::put_at`].
+    pub fn put_at(&mut self, keys: &mut SlottedKeys, picks: &[u32], values: &[ArrayRef]) -> DfResult<()> {
+        if let [Part { slot, keys, .. }] = keys.parts.as_mut_slice() {
+            return self.table.put_at(*slot, keys, Some(picks), values).map_err(state_error);
         }
+        for (number, (picks, rows)) in keys.by_part(picks) {
+            if let Some(Part { slot, keys, .. }) = keys.parts.get_mut(number as usize) {
+                let values = take_arrays(values, &UInt32Array::from(rows), None)?;
+                self.table.put_at(*slot, keys, Some(&picks), &values).map_err(state_error)?;
+            }
+        }
+        Ok(())
     }
 
-    /// As [`PanedTable::remove`], for keys of any slots.
-    pub fn remove(&mut self, slots: &Slots, keys: &[ArrayRef], rows: usize) -> DfResult<()> {
-        match slots.split() {
-            Err(slot) => self.table.remove(slot, keys, rows).map_err(state_error),
-            Ok(split) => split.into_iter().try_for_each(|(slot, taken)| {
-                let taken = UInt64Array::from(taken);
-                let keys = take_arrays(keys, &taken, None)?;
-                self.table.remove(slot, &keys, taken.len()).map_err(state_error)
-            }),
+    /// As [`PanedTable::remove_at`].
+    pub fn remove_at(&mut self, keys: &SlottedKeys, picks: &[u32]) -> DfResult<()> {
+        if let [Part { slot, keys, .. }] = keys.parts.as_slice() {
+            return self.table.remove_at(*slot, keys, Some(picks)).map_err(state_error);
         }
+        for (number, (picks, _)) in keys.by_part(picks) {
+            if let Some(Part { slot, keys, .. }) = keys.parts.get(number as usize) {
+                self.table.remove_at(*slot, keys, Some(&picks)).map_err(state_error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SlottedKeys {
+    /// For each part, which of its keys are picked, and the numbers of these picks.
+    fn by_part(&self, picks: &[u32]) -> BTreeMap<u32, (Vec<u32>, Vec<u32>)> {
+        let mut parts: BTreeMap<u32, (Vec<u32>, Vec<u32>)> = BTreeMap::new();
+        for (row, pick) in (0u32..).zip(picks) {
+            if let Some((part, local)) = self.places.get(*pick as usize) {
+                let (locals, rows) = parts.entry(*part).or_default();
+                locals.push(*local);
+                rows.push(row);
+            }
+        }
+        parts
     }
 }

@@ -39,7 +39,8 @@ impl RetractState {
         let Some(idle) = &mut self.idle else { return Ok(()) };
         idle.touch(time_us, standing, standing.first().map_or(0, |keys| keys.len()))?;
         let Some(gone) = idle.due(time_us)? else { return Ok(()) };
-        self.groups.remove(&Slots::One, &gone.keys, gone.count)?;
+        let at = self.groups.find(&Slots::One, &gone.keys, gone.count)?;
+        self.groups.remove_at(&at, &(0..gone.count as u32).collect::<Vec<_>>())?;
         self.forget_values(&gone)
     }
 

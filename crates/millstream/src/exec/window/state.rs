@@ -118,13 +118,14 @@ impl WindowState {
             let taken = UInt64Array::from_iter_values(pairs.iter().map(cell_of));
             let mut keys = take_arrays(&cells.keys, &taken, None)?;
             keys.extend(take_arrays(values, &UInt64Array::from(pairs.clone()), None)?);
-            let (fresh, keys, rows) = unseen(&keys, pairs.len(), |k, n| table.get(*slot, k, n).map(|f| f.rows))?;
-            if rows > 0 {
-                table.put(*slot, &keys, &[], rows).map_err(state_error)?;
+            let mut at = table.find(*slot, &keys, pairs.len()).map_err(state_error)?;
+            let (is_new, fresh) = unseen(pairs.len(), &table.read(*slot, &at).map_err(state_error)?);
+            if !fresh.is_empty() {
+                table.put_at(*slot, &mut at, Some(&fresh), &[]).map_err(state_error)?;
             }
-            for (pair, fresh) in pairs.iter().zip(fresh) {
+            for (pair, is_new) in pairs.iter().zip(is_new) {
                 if let Some(new) = new.get_mut(*pair as usize) {
-                    *new = fresh;
+                    *new = is_new;
                 }
             }
         }
