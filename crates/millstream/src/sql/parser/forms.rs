@@ -22,7 +22,7 @@ use super::clauses::IS_JSON;
 use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
-use super::{as_of, complete, distinct_from, group_window, set_operations, similar};
+use super::{as_of, complete, distinct_from, group_window, lateral, membership, set_operations, similar};
 use crate::sql::diagnostic::SqlError;
 
 /// Names of Flink and Spark, and DataFusion's for the same.
@@ -113,6 +113,8 @@ impl VisitorMut for Forms<'_> {
         as_of::joins(select)?;
         group_window::into_from(select);
         name_fields_of_rows(select);
+        lateral::unnests(select);
+        membership::select(select);
         ControlFlow::Continue(())
     }
 

@@ -12,6 +12,8 @@ mod forms;
 mod group_window;
 mod hints;
 mod json_operators;
+mod lateral;
+mod membership;
 mod qualify;
 mod rewrite;
 mod set_operations;
