@@ -376,7 +376,11 @@ fn interval(expr: &SqlExpr, unit: TimeUnit, context: &mut dyn RelationPlannerCon
     let planned = context.sql_to_expr(expr.clone(), &DFSchema::empty())?;
     let us = interval_us(&planned).map_err(|e| e.or_at(expr.span()))?;
     if micros_from(micros_to(us, unit), unit) != us {
-        let reason = format!("{} is finer than the time column, which counts in {unit:?}s", Length(us));
+        let reason = format!(
+            "{} is finer than the time column, which counts in {unit:?}s: the ends of windows could not be told in it; declare \
+             the column as TIMESTAMP(3) or TIMESTAMP(6), or take a longer window",
+            Length(us)
+        );
         return Err(SqlError::new(expr.span(), reason).into());
     }
     Ok(us)

@@ -132,7 +132,13 @@ fn membership(random: &mut Random) -> Query {
         3 => format!("SELECT n FROM {other} WHERE k = 'none'"),
         _ => format!("SELECT n FROM {other} WHERE b"),
     };
-    plain(format!("SELECT k, n FROM {} a WHERE n {not}IN ({list})", side(random, "t")))
+    let (a, of) = (side(random, "t"), side(random, other));
+    plain(match random.below(5) {
+        0 => format!("SELECT k, n, n {not}IN ({list}) AS there FROM {a} a"),
+        1 => format!("SELECT k, n FROM {a} a WHERE (a.k, a.n) {not}IN (SELECT k, n FROM {of} b)"),
+        2 => format!("SELECT k, n, {not}EXISTS (SELECT 1 FROM {of} b WHERE b.k = a.k AND b.n > 0) AS there FROM {a} a"),
+        _ => format!("SELECT k, n FROM {a} a WHERE n {not}IN ({list})"),
+    })
 }
 
 fn scalar(random: &mut Random) -> Query {

@@ -21,7 +21,8 @@ fn list(random: &mut Random, of: &[&str], over: &str) -> String {
 
 /// Window functions in event time.
 pub fn over(random: &mut Random) -> Query {
-    const ANY: [&str; 14] = [
+    const ANY: [&str; 15] = [
+        "count(*) FILTER (WHERE x > 0)",
         "row_number()",
         "rank()",
         "dense_rank()",
@@ -38,8 +39,17 @@ pub fn over(random: &mut Random) -> Query {
         "count(n) FILTER (WHERE b)",
     ];
     // Over rows that tie together their order is not seen.
-    const PEERS: [&str; 8] =
-        ["rank()", "dense_rank()", "sum(n)", "sum(d)", "count(*)", "min(n)", "max(d)", "sum(n) FILTER (WHERE n > 0)"];
+    const PEERS: [&str; 9] = [
+        "sum(n) FILTER (WHERE x IS NULL)",
+        "rank()",
+        "dense_rank()",
+        "sum(n)",
+        "sum(d)",
+        "count(*)",
+        "min(n)",
+        "max(d)",
+        "sum(n) FILTER (WHERE n > 0)",
+    ];
     const RUNNING: [&str; 6] = ["bool_or(b)", "count(DISTINCT n)", "bit_xor(n)", "sum(n)", "min(k)", "avg(d)"];
     let partition =
         random.pick::<&str>(&["", "PARTITION BY k ", "PARTITION BY b ", "PARTITION BY k, n ", "PARTITION BY n % 2 "]);
