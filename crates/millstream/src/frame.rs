@@ -4,6 +4,7 @@
 //! ([`StreamFrame::collect`]), or streamed into a sink, batch by batch, exactly once
 //! ([`StreamFrame::write_stream`]); both give the same answer. Expressions are DataFusion's.
 
+mod as_of;
 mod event_time;
 mod writer;
 
@@ -20,6 +21,7 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder}
 use futures::TryStreamExt;
 use millstream_core::{Error, Result};
 
+pub use as_of::TableAsOf;
 pub use event_time::with_event_time;
 pub use millstream_core::query::QueryHandle as StreamHandle;
 pub use writer::StreamWriter;
@@ -236,7 +238,9 @@ impl StreamFrame {
             && let Some(us) = lengths(windows).into_iter().find(|us| micros_from(micros_to(*us, *unit), *unit) != *us)
         {
             let length = crate::window::Length(us);
-            return Err(Error::query(format!("{length} is finer than the column '{time}', which counts in {unit:?}s")));
+            return Err(Error::query(format!(
+                "{length} is finer than the column '{time}', which counts in {unit:?}s: cast it to a finer timestamp first"
+            )));
         }
         let time = Column::from((table, field));
         let node = WindowTable::try_new(self.plan, time, windows).map_err(of_datafusion)?;

@@ -23,7 +23,8 @@ use millstream_io::{Options, TableSpec};
 pub use reader::StreamReader;
 
 use crate::changelog::without_weight;
-use crate::frame::{Room, StreamFrame, of_datafusion, with_event_time};
+use crate::frame::{Room, StreamFrame, TableAsOf, of_datafusion, with_event_time};
+use crate::sql::parser::AS_OF;
 use crate::sql::{BuiltIn, Catalog, Connectors, Planner, StreamTable};
 
 /// Tables, views and functions, and the frames over them. A clone is the same session.
@@ -109,6 +110,17 @@ impl Session {
         let table = planner.catalog().table(name).map_err(|e| Error::new(e.kind, e.message))?;
         let scan = LogicalPlanBuilder::scan(TableReference::bare(name), table, None).and_then(|scan| scan.build());
         Ok(StreamFrame::new(scan.map_err(of_datafusion)?, self.room(&planner)))
+    }
+
+    /// A declared table as it was at the time of each row that is joined with it: see [`StreamFrame::join_as_of`].
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Query`] where there is no such table, or it is a view.
+    pub fn table_as_of(&self, name: &str) -> Result<TableAsOf> {
+        let table = self.planner().catalog().table(&format!("{name}{AS_OF}"));
+        let table = table.map_err(|e| Error::new(e.kind, e.message))?;
+        let scan = LogicalPlanBuilder::scan(TableReference::bare(name), table, None).and_then(|scan| scan.build());
+        Ok(TableAsOf::new(scan.map_err(of_datafusion)?))
     }
 
     /// A table by its options, without declaring it: files, a generator, or a connector of the caller's.

@@ -34,7 +34,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 
-pub use as_of::table_of;
+pub use as_of::{AsOfTime, joins as joins_as_of, table_of};
 pub use catalog::{
     AsOfTable, BuiltIn, Catalog, Connectors, Declared, ImpliedTables, LookupConnectors, Reading, StreamTable, Watermark,
 };
