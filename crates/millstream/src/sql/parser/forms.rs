@@ -5,7 +5,7 @@
 
 mod aggregate;
 mod json;
-mod syntax;
+pub(super) mod syntax;
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -22,7 +22,7 @@ use super::clauses::IS_JSON;
 use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
-use super::{as_of, complete, distinct_from, group_window, lateral, membership, set_operations, similar};
+use super::{as_of, complete, distinct_from, group_window, lateral, membership, set_operations, similar, tuples};
 use crate::sql::diagnostic::SqlError;
 
 /// Names of Flink and Spark, and DataFusion's for the same.
@@ -179,6 +179,7 @@ fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } if *unit != DateTimeField::NoDateTime => {
             Some(call("ceil_time", span, vec![text(&unit.to_string()), take(expr)]))
         }
+        Expr::BinaryOp { .. } | Expr::InList { .. } => tuples::compared(expr),
         Expr::Substring { substring_from: Some(from), .. } if is_negative(from) => return Err(from_the_end(span)),
         _ => None,
     })

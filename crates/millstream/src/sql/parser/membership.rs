@@ -3,6 +3,7 @@
 //! ```sql
 //! WHERE (a, b) IN (SELECT x, y FROM s)       -- EXISTS (SELECT 1 FROM (..) WHERE x = a AND y = b)
 //! WHERE (a, b) NOT IN (SELECT x, y FROM s)   -- NOT EXISTS (SELECT 1 FROM (..) WHERE (x = a AND y = b) IS NOT FALSE)
+//! WHERE c OR a NOT IN (SELECT x FROM s)      -- the same, of one column
 //! SELECT a IN (SELECT x FROM s)              -- CASE over counts: of the rows that are equal, of those that may be
 //! SELECT EXISTS (SELECT 1 FROM s WHERE ..)   -- (SELECT count(*) FROM s WHERE ..) > 0
 //! ```
@@ -25,37 +26,52 @@ const ROWS: &str = "$in";
 /// Rewrites the conditions and the SELECT list of one query, not of those within it.
 pub fn select(select: &mut Select) {
     for condition in select.selection.iter_mut().chain(&mut select.having) {
-        conditions(condition);
+        conditions(condition, true);
     }
     for item in &mut select.projection {
         if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-            let _ = VisitMut::visit(expr, &mut Values { depth: 0 });
+            values(expr);
         }
     }
 }
 
-/// Conditions of which only TRUE counts.
-fn conditions(expr: &mut Expr) {
+/// Conditions of which only TRUE counts. One that stands alone, or below AND, is a join to DataFusion; one below OR is a
+/// column of it that knows of no NULL, which only NOT IN has to.
+fn conditions(expr: &mut Expr, alone: bool) {
+    let rewritten = |rows: &Expr, subquery: &Query, negated: bool| match rows {
+        Expr::Tuple(values) => of_rows(values, subquery, negated),
+        value if negated && !alone => of_rows(std::slice::from_ref(value), subquery, negated),
+        _ => None,
+    };
     match expr {
-        Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
-            conditions(left);
-            conditions(right);
+        Expr::BinaryOp { left, op: op @ (BinaryOperator::And | BinaryOperator::Or), right } => {
+            let alone = alone && *op == BinaryOperator::And;
+            conditions(left, alone);
+            conditions(right, alone);
         }
-        Expr::Nested(inner) => conditions(inner),
-        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => {
-            if let Expr::InSubquery { expr: tuple, subquery, negated } = without_parentheses(inner)
-                && let Some(exists) = of_rows(tuple, subquery, !negated)
-            {
+        Expr::Nested(inner) => conditions(inner, alone),
+        Expr::Exists { .. } => {}
+        Expr::InSubquery { expr: rows, subquery, negated } => {
+            if let Some(exists) = rewritten(rows, subquery, *negated) {
                 *expr = exists;
             }
         }
-        Expr::InSubquery { expr: tuple, subquery, negated } => {
-            if let Some(exists) = of_rows(tuple, subquery, *negated) {
-                *expr = exists;
+        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => match without_parentheses(inner) {
+            Expr::Exists { .. } => {}
+            Expr::InSubquery { expr: rows, subquery, negated } => {
+                if let Some(exists) = rewritten(rows, subquery, !negated) {
+                    *expr = exists;
+                }
             }
-        }
-        _ => {}
+            _ => values(expr),
+        },
+        _ => values(expr),
     }
+}
+
+/// Rewrites IN and EXISTS within an expression that wants their values.
+fn values(expr: &mut Expr) {
+    let _ = VisitMut::visit(expr, &mut Values { depth: 0 });
 }
 
 fn without_parentheses(mut expr: &Expr) -> &Expr {
@@ -66,8 +82,7 @@ fn without_parentheses(mut expr: &Expr) -> &Expr {
 }
 
 /// Whether a row of values is, or is surely not, among the rows of a query.
-fn of_rows(tuple: &Expr, subquery: &Query, negated: bool) -> Option<Expr> {
-    let Expr::Tuple(values) = tuple else { return None };
+fn of_rows(values: &[Expr], subquery: &Query, negated: bool) -> Option<Expr> {
     let equal = values.iter().enumerate().map(|(n, value)| {
         let (left, right) = (Box::new(column(n)), Box::new(nested(value.clone())));
         Expr::BinaryOp { left, op: BinaryOperator::Eq, right }

@@ -22,6 +22,7 @@ mod statement;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tuples;
 mod types;
 mod words;
 
