@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, WindowFrameUnits, WindowFunctionDefinition};
+use datafusion::logical_expr::{LogicalPlan, TableScan};
 use datafusion::physical_plan::ExecutionPlan;
 use millstream_core::sink::OutputKind;
 use millstream_core::source::{Boundedness, Source};
 
 use super::clock::{self, BatchTime};
+use super::exactness::{Exactness, exactness};
 use super::final_answer::StreamFinal;
 use super::guard::guard;
 use super::incremental::{self, EmitMode};
@@ -23,7 +23,7 @@ use super::late::{self, LateBound};
 use super::lifetime::Lifetimes;
 use super::nodes::{StreamAggregate, StreamScan, extension};
 use super::once::StreamOnce;
-use super::over::{self, StreamOver};
+use super::over::StreamOver;
 use super::physical;
 use super::ranking::{self, StreamLimit, StreamRanking};
 use super::refuse::Refusal;
@@ -33,45 +33,16 @@ use super::set_op::StreamSetOp;
 use super::time_domain::TimeDomain;
 use super::upsert::StreamUpsert;
 use crate::changelog::is_weighted;
-use crate::exec::RankKind;
 use crate::runner::edge::Edge;
 use crate::runner::event_time::EventTime;
 use crate::runner::{Input, Side};
 use crate::sql::{AsOfTable, Reading, StreamTable};
 use crate::stack::on_large_stack;
-use crate::temporal::{AsOf, TemporalJoin};
+use crate::temporal::TemporalJoin;
 use crate::window::Dedup;
 
 /// One day: how far ahead of the batch time an event time may be.
 const AHEAD_US_MAX: i64 = 86_400_000_000;
-
-/// How the streamed answer compares with the batch answer over the same rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Exactness {
-    /// The same.
-    Exact,
-    /// The same but for the rounding of float sums, whose association follows the cut into batches.
-    Rounding,
-    /// One of several answers that are right: it follows the order in which rows came, where the query leaves the order
-    /// open. Also sums of floats over frames that move, from which a NaN or a very large value may never leave in batch.
-    Order,
-    /// An approximation in batch too.
-    Approximate,
-    /// It depends on the time of the batches.
-    Clock,
-}
-
-impl std::fmt::Display for Exactness {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Exact => "exact",
-            Self::Rounding => "rounding",
-            Self::Order => "order",
-            Self::Approximate => "approximate",
-            Self::Clock => "clock",
-        })
-    }
-}
 
 /// A query that is ready to run.
 #[derive(Clone, Debug)]
@@ -409,105 +380,4 @@ fn tell_apart(plan: LogicalPlan) -> Result<LogicalPlan, Refusal> {
         Ok(renamed.map_or_else(|| Transformed::no(node.clone()), Transformed::yes))
     })?;
     Ok(named.data)
-}
-
-fn exactness(plan: &LogicalPlan, uses_clock: bool) -> Result<Exactness, Refusal> {
-    let mut exactness = if uses_clock { Exactness::Clock } else { Exactness::Exact };
-    plan.apply(|node| {
-        let LogicalPlan::Extension(node) = node else { return Ok(TreeNodeRecursion::Continue) };
-        let node = node.node.as_any();
-        if let Some(TemporalJoin { as_of: AsOf::Now { .. }, .. }) = node.downcast_ref() {
-            exactness = Exactness::Clock;
-        }
-        if let Some(aggregate) = node.downcast_ref::<StreamAggregate>() {
-            for expr in &aggregate.aggregates {
-                exactness = exactness.max(of_aggregate(expr, aggregate.input.schema()));
-            }
-        } else if let Some(over) = node.downcast_ref::<StreamOver>() {
-            for expr in &over.functions {
-                exactness = exactness.max(of_window_function(expr, over.input.schema(), over.total));
-                if over.keep.is_some() {
-                    exactness = exactness.max(of_moving_frame(expr, over.input.schema()));
-                }
-            }
-        } else if let Some(ranking) = node.downcast_ref::<StreamRanking>() {
-            for expr in &ranking.functions {
-                exactness = exactness.max(of_window_function(expr, ranking.input.schema(), ranking.total));
-            }
-        } else if node.is::<StreamLimit>() {
-            exactness = exactness.max(Exactness::Order);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(exactness)
-}
-
-/// A window function, over rows of which none tie or some may.
-fn of_window_function(expr: &Expr, schema: &DFSchema, total: bool) -> Exactness {
-    let Some(call) = over::call(expr) else { return Exactness::Exact };
-    let of_order = if total { Exactness::Exact } else { Exactness::Order };
-    let WindowFunctionDefinition::AggregateUDF(_) = &call.fun else {
-        let shares = matches!(over::rank_kind(expr), Some(RankKind::Rank | RankKind::DenseRank));
-        return if shares { Exactness::Exact } else { of_order };
-    };
-    // Rows that tie are in a frame of RANGE or GROUPS together.
-    let of_order = if call.params.window_frame.units == WindowFrameUnits::Rows { of_order } else { Exactness::Exact };
-    as_aggregate(expr).map_or(Exactness::Exact, |aggregate| of_aggregate(&aggregate, schema).max(of_order))
-}
-
-/// A window function over a frame that leaves rows behind: sums of floats are taken down by what leaves, which differs
-/// from a sum of what is there by more than rounding where a value is NaN, infinite, or much larger than the others.
-fn of_moving_frame(expr: &Expr, schema: &DFSchema) -> Exactness {
-    let moves = over::call(expr).is_some_and(|call| !call.params.window_frame.start_bound.is_unbounded());
-    match as_aggregate(expr).filter(|_| moves).map(|aggregate| of_aggregate(&aggregate, schema)) {
-        Some(Exactness::Rounding) => Exactness::Order,
-        _ => Exactness::Exact,
-    }
-}
-
-/// An aggregate over a frame as one over rows.
-fn as_aggregate(expr: &Expr) -> Option<Expr> {
-    let call = over::call(expr)?;
-    let WindowFunctionDefinition::AggregateUDF(function) = &call.fun else { return None };
-    let (args, distinct) = (call.params.args.clone(), call.params.distinct);
-    // Its rows are in the order of the window.
-    let order = call.params.order_by.clone();
-    Some(Expr::AggregateFunction(AggregateFunction::new_udf(Arc::clone(function), args, distinct, None, order, None)))
-}
-
-fn of_aggregate(expr: &Expr, schema: &DFSchema) -> Exactness {
-    use datafusion::logical_expr::ExprSchemable;
-    /// Functions that answer one of their inputs, or count them: no sum is built.
-    const NO_SUM: [&str; 11] = [
-        "count",
-        "min",
-        "max",
-        "first_value",
-        "last_value",
-        "nth_value",
-        "array_agg",
-        "string_agg",
-        "bool_and",
-        "bool_or",
-        "grouping",
-    ];
-    /// Functions whose answer follows the order of the rows.
-    const BY_ORDER: [&str; 5] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg"];
-    let Expr::AggregateFunction(call) = expr.clone().unalias() else { return Exactness::Exact };
-    if call.func.name().starts_with("approx_") {
-        return Exactness::Approximate;
-    }
-    // Rows that tie in what the values are ordered by must have the same value.
-    let ordered = call.params.args.first().is_some_and(|arg| call.params.order_by.iter().any(|by| by.expr == *arg));
-    if BY_ORDER.contains(&call.func.name()) && !ordered {
-        return Exactness::Order;
-    }
-    let float = |t: &DataType| t.is_floating();
-    let args = call.params.args.iter().any(|a| a.get_type(schema).is_ok_and(|t| float(&t)));
-    let sums = !NO_SUM.contains(&call.func.name());
-    if sums && (args || expr.get_type(schema).is_ok_and(|t| float(&t))) {
-        Exactness::Rounding
-    } else {
-        Exactness::Exact
-    }
 }

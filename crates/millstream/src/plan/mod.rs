@@ -6,6 +6,7 @@ mod aggregate;
 mod clock;
 mod compile;
 mod describe;
+mod exactness;
 mod final_answer;
 mod grouping_sets;
 mod guard;
@@ -30,8 +31,9 @@ mod window_group;
 
 pub use clock::BatchTime;
 pub(crate) use clock::bind as bind_clock;
-pub use compile::{Asked, Compiled, Exactness, compile};
+pub use compile::{Asked, Compiled, compile};
 pub use describe::{describe_nodes, describe_state};
+pub use exactness::Exactness;
 pub use guard::guard;
 pub use incremental::EmitMode;
 pub use join::{JoinTime, StreamJoin};

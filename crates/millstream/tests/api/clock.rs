@@ -71,6 +71,9 @@ async fn an_answer_is_called_exact_only_where_the_order_of_arrival_has_no_say_in
             "order",
         ),
         ("SELECT user, avg(CAST(n AS DOUBLE)) AS a FROM clicks GROUP BY user", "rounding"),
+        ("SELECT user, 10 / sum(n) AS a FROM clicks GROUP BY user", "order"),
+        ("SELECT user, sum(n) / 10 AS a FROM clicks GROUP BY user", "exact"),
+        ("SELECT user, 10 / n AS a FROM clicks", "exact"),
     ] {
         let plan = explained(query).await.unwrap_or_else(|e| panic!("{query}: {e}"));
         assert!(plan.contains(&format!("answer: {exactness}")), "{query}: not {exactness}: {plan}");
