@@ -134,7 +134,11 @@ impl Operator<1> for KeyedAggregateExec {
         keep_first(&self.aggregates, &mut portions, |set, groups, values| state.unseen(set, &keys, groups, values))?;
 
         let after = self.aggregates.accumulate(&found, portions, total)?;
-        state.groups.put_at(&mut at, None, &after).map_err(state_error)?;
+        match after.is_empty() {
+            // Nothing is kept but the keys: those that are there stay as they are.
+            true => state.groups.put_at(&mut at, Some(&unseen(total, &found).1), &[]).map_err(state_error)?,
+            false => state.groups.put_at(&mut at, None, &after).map_err(state_error)?,
+        }
 
         let old = self.aggregates.evaluate(&found.values, found.rows.len())?;
         let new = self.aggregates.evaluate(&after, total)?;

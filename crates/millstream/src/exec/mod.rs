@@ -37,6 +37,7 @@ mod session;
 mod session_table;
 mod set_op;
 mod sorted;
+mod sorted_groups;
 mod stateful;
 mod top_n;
 mod upsert;

@@ -8,6 +8,8 @@
 //!
 //! Rows that tie in ORDER BY stand in the order of their columns: an order that does not depend on the cut.
 
+mod batch;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,13 +21,13 @@ use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_e
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
-use hashbrown::HashMap;
 
+use self::batch::BatchRows;
 use super::BatchContext;
 use super::accumulate::evaluate_all;
 use super::changes::state_error;
 use super::memory::Memory;
-use super::ordered::{Asked, Head, Key, OrderedRows};
+use super::ordered::{Asked, Head, Key, OrderedRows, Ranked, Reranked};
 use super::over::OverFunction;
 use super::rank::{Counter, RankKind};
 use super::stateful::{Operator, StatefulExec};
@@ -101,9 +103,6 @@ fn converter(fields: Vec<SortField>) -> DfResult<RowConverter> {
     Ok(RowConverter::new(fields)?)
 }
 
-/// A row of a batch as bytes, and where its partition ends.
-type Changed = HashMap<Arc<[u8]>, (u32, u32, i64)>;
-
 impl Operator<1> for RankingExec {
     type State = OrderedRows;
 
@@ -138,32 +137,22 @@ impl Operator<1> for RankingExec {
             return Ok(vec![]);
         }
         let changed = self.changed(&rows)?;
-        let mut changed: Vec<_> = changed.into_iter().filter(|(_, (.., delta))| *delta != 0).collect();
-        changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let mut partitions: Vec<Arc<[u8]>> = vec![];
-        for (bytes, (partition, ..)) in &changed {
-            let partition = bytes.get(..*partition as usize).unwrap_or_default();
-            if partitions.last().is_none_or(|last| last.as_ref() != partition) {
-                partitions.push(partition.into());
-            }
-        }
-        state.touch(time_us, &partitions)?;
+        state.touch(time_us, changed.partitions().map(|(partition, _)| partition))?;
         if let Some(kinds) = self.kinds() {
-            let changed: Vec<_> =
-                changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)).collect();
-            return self.rerank(state, &partitions, &changed, &kinds);
+            return self.rerank(state, &changed, &kinds);
         }
         let head = self.ranking.head;
-        let before: Vec<Vec<Key>> = partitions.iter().map(|p| state.head(p, head)).collect();
-        state.change(changed.into_iter().map(|(bytes, (_, row, delta))| (Key { bytes, row }, delta)), &self.memory)?;
+        let before: Vec<Vec<Key>> = changed.partitions().map(|(partition, _)| state.head(partition, head)).collect();
         let (mut gone, mut come) = (vec![], vec![]);
-        for (partition, before) in partitions.iter().zip(before) {
+        for ((partition, changes), before) in changed.partitions().zip(before) {
+            state.change(partition, changes, &self.memory)?;
             let after = state.head(partition, head);
             if before != after {
                 gone.push(before);
                 come.push(after);
             }
         }
+        state.store()?;
         let changes = [(gone, -1), (come, 1)].into_iter().map(|(rows, weight)| self.answer(&rows, weight));
         let changes = changes.collect::<DfResult<Vec<_>>>()?;
         changelog::consolidate(&changes, &self.output).map_err(state_error)
@@ -181,43 +170,43 @@ impl RankingExec {
     }
 
     /// The rows whose ranks are others after the changes, partition by partition.
-    fn rerank(
-        &self,
-        state: &mut OrderedRows,
-        partitions: &[Arc<[u8]>],
-        changed: &[(Key, i64)],
-        kinds: &[RankKind],
-    ) -> DfResult<Vec<RecordBatch>> {
-        state.change(changed.iter().cloned(), &self.memory)?;
+    fn rerank(&self, state: &mut OrderedRows, changed: &BatchRows, kinds: &[RankKind]) -> DfResult<Vec<RecordBatch>> {
         let head = self.ranking.head;
         // What only comes moves other rows back, and those past the last rank never return.
         let asked = Asked { kinds, head, prunes: head.is_some() && !changelog::is_weighted(&self.input) };
-        let (mut gone, mut come, mut beyond) = (vec![], vec![], vec![]);
-        let mut rest = changed;
-        for partition in partitions {
-            let (own, others) = rest.split_at(rest.partition_point(|(key, _)| key.bytes.starts_with(partition)));
-            rest = others;
-            let reranked = state.reranked(partition, own, &asked);
-            gone.extend(reranked.gone);
-            come.extend(reranked.come);
-            beyond.extend(reranked.beyond);
+        let (mut reranked, mut useless) = (Reranked::default(), vec![]);
+        for (partition, changes) in changed.partitions() {
+            state.change(partition, changes.clone(), &self.memory)?;
+            let beyond = state.reranked(partition, changes, &asked, &mut reranked);
+            if !beyond.is_empty() {
+                useless.push((partition, beyond));
+            }
         }
-        state.change(beyond.into_iter(), &self.memory)?;
-        let rows = |(rows, weight): (Vec<(Key, Counter)>, i64)| {
-            let (keys, counters): (Vec<Key>, Vec<Counter>) = rows.into_iter().unzip();
-            let mut columns = self.decode(&[keys])?.columns().to_vec();
+        state.store()?;
+        for (partition, beyond) in useless {
+            state.change(partition, beyond.iter().map(|(key, delta)| key.change(*delta)), &self.memory)?;
+        }
+        state.store()?;
+        let rows = |(ranked, weight): (&Ranked, i64)| {
+            let mut columns = self.decode(ranked.rows(), ranked.counters.len())?.columns().to_vec();
             columns.extend(kinds.iter().map(|kind| {
-                Arc::new(UInt64Array::from_iter_values(counters.iter().map(|c| c.rank(*kind)))) as ArrayRef
+                Arc::new(UInt64Array::from_iter_values(ranked.counters.iter().map(|c| c.rank(*kind)))) as ArrayRef
             }));
-            columns.push(Arc::new(Int64Array::from_value(weight, counters.len())));
+            columns.push(Arc::new(Int64Array::from_value(weight, ranked.counters.len())));
             Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
         };
-        let changes = [(gone, -1), (come, 1)].into_iter().map(rows).collect::<DfResult<Vec<_>>>()?;
-        changelog::consolidate(&changes, &self.output).map_err(state_error)
+        let changes = [(&reranked.gone, -1), (&reranked.come, 1)].into_iter();
+        let changes =
+            changes.filter(|(ranked, _)| !ranked.counters.is_empty()).map(rows).collect::<DfResult<Vec<_>>>()?;
+        // A row that is there once has one rank before and another after: nothing cancels out.
+        match reranked.repeats {
+            true => changelog::consolidate(&changes, &self.output).map_err(state_error),
+            false => Ok(changes),
+        }
     }
 
     /// How often each row of the batch comes or goes.
-    fn changed(&self, rows: &RecordBatch) -> DfResult<Changed> {
+    fn changed(&self, rows: &RecordBatch) -> DfResult<BatchRows> {
         let columns = self.rows.fields().len();
         let weights: Option<Int64Array> = match rows.num_columns() > columns {
             true => rows.columns().get(columns).and_then(|c| c.as_primitive_opt::<Int64Type>()).cloned(),
@@ -228,31 +217,13 @@ impl RankingExec {
         let order = encode(&self.order, &evaluate_all(&order, rows)?)?;
         let values: Vec<ArrayRef> = rows.columns().iter().take(columns).cloned().collect();
         let values = encode(&self.row, &values)?;
-        let part = |rows: &Option<datafusion::arrow::row::Rows>, row: usize, to: &mut Vec<u8>| {
-            to.extend_from_slice(rows.as_ref().map_or(&[], |rows| rows.row(row).data()));
-            to.len() as u32
-        };
-        let mut changed = Changed::with_capacity(rows.num_rows());
-        let mut bytes = vec![];
-        for row in 0..rows.num_rows() {
-            bytes.clear();
-            let partition = part(&partition, row, &mut bytes);
-            let at = part(&order, row, &mut bytes);
-            part(&values, row, &mut bytes);
-            let weight = weights.as_ref().map_or(1, |w| w.value(row));
-            match changed.get_mut(bytes.as_slice()) {
-                Some((.., delta)) => *delta += weight,
-                None => {
-                    changed.insert(bytes.as_slice().into(), (partition, at, weight));
-                }
-            }
-        }
-        Ok(changed)
+        let weight = |row| weights.as_ref().map_or(1, |w| w.value(row));
+        Ok(BatchRows::new(partition, &order, &values, rows.num_rows(), weight))
     }
 
     /// The answers over the rows of some partitions, all with the same weight.
     fn answer(&self, partitions: &[Vec<Key>], weight: i64) -> DfResult<RecordBatch> {
-        let rows = self.decode(partitions)?;
+        let rows = self.decode(partitions.iter().flatten().map(Key::row), partitions.iter().map(Vec::len).sum())?;
         let mut ranges: Vec<Range<usize>> = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let from = ranges.last().map_or(0, |r| r.end);
@@ -285,12 +256,11 @@ impl RankingExec {
         Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
     }
 
-    fn decode(&self, partitions: &[Vec<Key>]) -> DfResult<RecordBatch> {
+    fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>, count: usize) -> DfResult<RecordBatch> {
         let parser = self.row.parser();
-        let count = partitions.iter().map(Vec::len).sum();
         let columns = match self.rows.fields().is_empty() {
             true => vec![],
-            false => self.row.convert_rows(partitions.iter().flatten().map(|key| parser.parse(key.row())))?,
+            false => self.row.convert_rows(rows.map(|row| parser.parse(row)))?,
         };
         let columns = columns.into_iter().zip(self.rows.fields()).map(|(column, field)| {
             let same = column.data_type() == field.data_type();

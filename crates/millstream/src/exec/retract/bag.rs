@@ -60,7 +60,6 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Bag {
     table: SlottedTable,
-    keys: usize,
     ordered: Option<Ordered>,
 }
 
@@ -77,7 +76,7 @@ impl Bag {
         };
         let counts = Arc::new(Schema::new(vec![Field::new("$count", DataType::Int64, true)]));
         let table = PanedTable::new(Arc::new(Schema::new(fields)), counts).map_err(state_error)?;
-        Ok(Self { table: SlottedTable { table }, keys: groups.fields().len(), ordered })
+        Ok(Self { table: SlottedTable { table }, ordered })
     }
 
     /// Adds the weights of a batch.
@@ -95,20 +94,33 @@ impl Bag {
         let mut keys = take_arrays(&touched.keys, &pairs.groups, None)?;
         keys.extend(pairs.values.iter().cloned());
         let mut at = self.table.find(&slots, &keys, count)?;
-        let found = self.table.read(&at)?;
-        let mut before = vec![0i64; count];
-        if let Some(counts) = found.values.first().and_then(|c| c.as_primitive_opt::<Int64Type>()) {
-            for (row, n) in found.rows.iter().zip(counts.values()) {
-                if let Some(before) = before.get_mut(*row) {
-                    *before = *n;
+        let mut ignored = memory.lifetime.forgetful && weights.contains(&0);
+        let (mut before, mut after) = (vec![0i64; count], vec![0i64; count]);
+        if self.ordered.is_none() {
+            let found = self.table.read(&at)?;
+            if let Some(counts) = found.values.first().and_then(|c| c.as_primitive_opt::<Int64Type>()) {
+                for (row, n) in found.rows.iter().zip(counts.values()) {
+                    if let Some(before) = before.get_mut(*row) {
+                        *before = *n;
+                    }
                 }
             }
         }
-        let mut after: Vec<i64> = before.iter().zip(&pairs.weights).map(|(b, w)| b + w).collect();
-        let mut ignored = memory.lifetime.forgetful && weights.contains(&0);
-        for count in after.iter_mut().filter(|n| **n < 0) {
-            memory.unknown_row("an aggregate")?;
-            (*count, ignored) = (0, true);
+        let mut rows = before.iter_mut().zip(&mut after).zip(&pairs.weights);
+        let mut add = |known: Option<i64>| {
+            let Some(((before, after), weight)) = rows.next() else { return Ok(0) };
+            *before = known.unwrap_or(*before);
+            *after = *before + weight;
+            if *after < 0 {
+                memory.unknown_row("an aggregate")?;
+                (*after, ignored) = (0, true);
+            }
+            Ok(*after)
+        };
+        match &mut self.ordered {
+            // What is kept in order knows how often each value was there.
+            Some(ordered) => ordered.change(&keys, |row| slots.of(row), |before| add(Some(before)))?,
+            None => (0..count).try_for_each(|_| add(None).map(drop))?,
         }
         for present in [true, false] {
             let places: Vec<u32> = (0u32..).zip(&after).filter(|(_, n)| (**n > 0) == present).map(|(i, _)| i).collect();
@@ -121,9 +133,6 @@ impl Bag {
             } else {
                 self.table.remove_at(&at, &places)?;
             }
-        }
-        if let Some(ordered) = &mut self.ordered {
-            ordered.set(&keys, &after, |row| slots.of(row))?;
         }
         let moved = |(b, a): (&i64, &i64)| i64::from(*a > 0) - i64::from(*b > 0);
         let moved: Vec<i64> = before.iter().zip(&after).map(moved).collect();
@@ -156,11 +165,6 @@ impl Bag {
             Some(ordered) => Ok(ordered),
             None => internal_err!("the values are not kept in their order"),
         }
-    }
-
-    /// How many of the columns of a row are its group's key.
-    pub fn keys(&self) -> usize {
-        self.keys
     }
 
     /// The table that is checkpointed.

@@ -315,7 +315,7 @@ impl Measure {
         let answer = match self.kind {
             Kind::Extreme(end) => {
                 let (columns, groups) = bag.ordered()?.ends(&touched.keys, total, slot, end)?;
-                let values = columns.into_iter().nth(bag.keys());
+                let values = columns.into_iter().next();
                 let values = values.ok_or_else(|| internal_datafusion_err!("a group has values"))?;
                 let mut places: Vec<Option<u64>> = vec![None; total];
                 for (row, group) in groups.iter().enumerate() {
@@ -331,8 +331,7 @@ impl Measure {
     }
 
     fn anew(&self, bag: &Bag, touched: &Touched) -> DfResult<ArrayRef> {
-        let (columns, groups, counts) = bag.ordered()?.all(&touched.keys, touched.total, |g| touched.slots.of(g))?;
-        let values = columns.get(bag.keys()..).unwrap_or_default();
+        let (values, groups, counts) = bag.ordered()?.all(&touched.keys, touched.total, |g| touched.slots.of(g))?;
         let (mut places, mut repeated) = (vec![], vec![]);
         for (row, (group, count)) in groups.iter().zip(&counts).enumerate() {
             for _ in 0..if self.distinct { 1 } else { *count } {
@@ -340,7 +339,7 @@ impl Measure {
                 repeated.push(*group);
             }
         }
-        let values = take_arrays(values, &arrow::array::UInt64Array::from(places), None)?;
+        let values = take_arrays(&values, &arrow::array::UInt64Array::from(places), None)?;
         let portions = match repeated.is_empty() {
             true => vec![],
             false => vec![Portion { groups: repeated, arguments: vec![Arguments { values, filter: None }] }],

@@ -1,33 +1,28 @@
 //! The values of each group in their order, in memory: where minima and maxima are read, and what other functions
 //! are computed from anew.
 //!
-//! Rows of key and value are held as bytes that compare as the values do (Arrow's row format), so that a group is
-//! one stretch of a sorted map, and its smallest and its largest value are the ends of that stretch. What is held
-//! here is rebuilt from the table beside it; a batch that is discarded is undone change by change.
+//! Keys and values are held as bytes that compare as they do (Arrow's row format), the values of a group beside each
+//! other ([`SortedGroups`]): its smallest and its largest value are the ends of what it holds. What is held here is
+//! rebuilt from the table beside it; a batch that is discarded is undone change by change.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Field, Int64Type};
-use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{Result as DfResult, internal_datafusion_err};
 
-type Entries = BTreeMap<Box<[u8]>, i64>;
+use super::super::sorted_groups::SortedGroups;
 
-/// A row of key and value, and how often it is there.
-type Entry = (Box<[u8]>, i64);
-
-/// Rows of key and value, sorted, with how often each is there.
+/// The values of groups, sorted, with how often each is there.
 pub struct Ordered {
+    /// How many of the columns are the groups' keys.
+    key_columns: usize,
     keys: Option<RowConverter>,
-    whole: RowConverter,
-    slots: BTreeMap<i64, Entries>,
-    bytes: usize,
-    /// What the batch has changed: the slot, the row, and how often it was there.
-    undo: Vec<(i64, Box<[u8]>, Option<i64>)>,
+    values: RowConverter,
+    slots: BTreeMap<i64, SortedGroups<i64>>,
     /// Slots below this one are dropped by the batch.
     floor: Option<i64>,
 }
@@ -45,61 +40,58 @@ impl Ordered {
     /// Nothing yet; rows are the first `keys` of the columns, then the values.
     pub fn try_new(keys: usize, columns: &[Arc<Field>]) -> DfResult<Self> {
         let sort = |f: &Arc<Field>| SortField::new(f.data_type().clone());
-        let whole = RowConverter::new(columns.iter().map(sort).collect())?;
+        let values = RowConverter::new(columns.iter().skip(keys).map(sort).collect())?;
+        let key_columns = keys;
         let keys = match keys {
             0 => None,
             _ => Some(RowConverter::new(columns.iter().take(keys).map(sort).collect())?),
         };
-        Ok(Self { keys, whole, slots: BTreeMap::new(), bytes: 0, undo: vec![], floor: None })
+        Ok(Self { key_columns, keys, values, slots: BTreeMap::new(), floor: None })
     }
 
     /// Sets how often rows are there: 0 takes one out. `slot` answers the slot of each.
     pub fn set(&mut self, columns: &[ArrayRef], counts: &[i64], slot: impl Fn(usize) -> i64) -> DfResult<()> {
-        let rows = self.whole.convert_columns(columns)?;
-        for (i, count) in counts.iter().enumerate() {
-            let key: Box<[u8]> = rows.row(i).data().into();
-            let before = self.change(slot(i), key.clone(), *count);
-            self.undo.push((slot(i), key, before));
+        let mut counts = counts.iter();
+        self.change(columns, slot, |_| Ok(counts.next().copied().unwrap_or(0)))
+    }
+
+    /// Changes how often rows are there, one after the other: `change` is told how often that was and answers how often
+    /// it is, where 0 takes the row out. `slot` answers the slot of each.
+    pub fn change(
+        &mut self,
+        columns: &[ArrayRef],
+        slot: impl Fn(usize) -> i64,
+        mut change: impl FnMut(i64) -> DfResult<i64>,
+    ) -> DfResult<()> {
+        let (keys, values) = columns.split_at_checked(self.key_columns).unwrap_or_default();
+        let values = self.values.convert_columns(values)?;
+        let keys = self.prefixes(keys)?;
+        for (row, value) in values.iter().enumerate() {
+            let groups = self.slots.entry(slot(row)).or_insert_with(SortedGroups::new);
+            groups.change(prefix(&keys, row), value.data(), |before| {
+                let after = change(before.unwrap_or(0))?;
+                Ok((after > 0).then_some(after))
+            })?;
         }
         Ok(())
     }
 
-    fn change(&mut self, slot: i64, key: Box<[u8]>, count: i64) -> Option<i64> {
-        let size = key.len() + ENTRY_BYTES;
-        let entries = self.slots.entry(slot).or_default();
-        let before = if count > 0 { entries.insert(key, count) } else { entries.remove(&key) };
-        match (before, count > 0) {
-            (None, true) => self.bytes += size,
-            (Some(_), false) => self.bytes = self.bytes.saturating_sub(size),
-            _ => {}
-        }
-        before
-    }
-
     /// Makes this what the table says: batches of key, value and count.
     pub fn restore<'a>(&mut self, batches: impl Iterator<Item = DfResult<(i64, RecordBatch)>> + 'a) -> DfResult<()> {
-        (self.slots, self.bytes, self.undo, self.floor) = (BTreeMap::new(), 0, vec![], None);
-        // A map of sorted entries is built at once, not entry by entry.
-        let mut slots: BTreeMap<i64, Vec<Entry>> = BTreeMap::new();
+        (self.slots, self.floor) = (BTreeMap::new(), None);
         for batch in batches {
             let (slot, batch) = batch?;
             let Some((counts, columns)) = batch.columns().split_last() else { continue };
             let counts = counts.as_primitive_opt::<Int64Type>();
             let counts = counts.ok_or_else(|| internal_datafusion_err!("a value has a count"))?;
-            let rows = self.whole.convert_columns(columns)?;
-            let there = rows.iter().zip(counts.values()).filter(|(_, count)| **count > 0);
-            slots.entry(slot).or_default().extend(there.map(|(row, count)| (row.data().into(), *count)));
-        }
-        for (slot, entries) in slots {
-            let entries = entries.into_iter().collect::<Entries>();
-            self.bytes += entries.keys().map(|key| key.len() + ENTRY_BYTES).sum::<usize>();
-            self.slots.insert(slot, entries);
+            self.set(columns, counts.values(), |_| slot)?;
+            self.slots.entry(slot).or_insert_with(SortedGroups::new).install();
         }
         Ok(())
     }
 
-    /// The smallest or largest row of each group, by the groups' keys: key and value columns, with the numbers
-    /// of the groups that have one.
+    /// The smallest or largest value of each group, by the groups' keys: value columns, with the numbers of the
+    /// groups that have one.
     pub fn ends(
         &self,
         keys: &[ArrayRef],
@@ -107,50 +99,47 @@ impl Ordered {
         slot: impl Fn(usize) -> i64,
         end: End,
     ) -> DfResult<(Vec<ArrayRef>, Vec<usize>)> {
-        let prefixes = self.prefixes(keys, groups)?;
+        let keys = self.prefixes(keys)?;
         let (mut found, mut of) = (vec![], vec![]);
-        for (group, prefix) in prefixes.iter().enumerate() {
-            let Some(entries) = self.slots.get(&slot(group)) else { continue };
-            let mut range = stretch(entries, prefix);
-            let row = if end == End::First { range.next() } else { range.next_back() };
-            if let Some((row, _)) = row {
-                found.push(row.as_ref());
+        for group in 0..groups {
+            let Some(slot) = self.slots.get(&slot(group)) else { continue };
+            let mut values = slot.entries(prefix(&keys, group));
+            let value = if end == End::First { values.next() } else { values.last_entry() };
+            if let Some((value, _)) = value {
+                found.push(value);
                 of.push(group);
             }
         }
         Ok((self.columns(&found)?, of))
     }
 
-    /// All rows of the groups in their order: key and value columns, the group of each row, and how often it is
-    /// there.
+    /// All values of the groups in their order: value columns, the group of each, and how often it is there.
     pub fn all(
         &self,
         keys: &[ArrayRef],
         groups: usize,
         slot: impl Fn(usize) -> i64,
     ) -> DfResult<(Vec<ArrayRef>, Vec<usize>, Vec<i64>)> {
-        let prefixes = self.prefixes(keys, groups)?;
+        let keys = self.prefixes(keys)?;
         let (mut found, mut of, mut counts) = (vec![], vec![], vec![]);
-        for (group, prefix) in prefixes.iter().enumerate() {
-            let Some(entries) = self.slots.get(&slot(group)) else { continue };
-            for (row, count) in stretch(entries, prefix) {
-                found.push(row.as_ref());
+        for group in 0..groups {
+            let Some(slot) = self.slots.get(&slot(group)) else { continue };
+            for (value, count) in slot.entries(prefix(&keys, group)) {
+                found.push(value);
                 of.push(group);
-                counts.push(*count);
+                counts.push(count);
             }
         }
         Ok((self.columns(&found)?, of, counts))
     }
 
-    fn prefixes(&self, keys: &[ArrayRef], groups: usize) -> DfResult<Vec<Box<[u8]>>> {
-        let Some(converter) = &self.keys else { return Ok(vec![Box::default(); groups]) };
-        let rows = converter.convert_columns(keys)?;
-        Ok(rows.iter().map(|row| row.data().into()).collect())
+    fn prefixes(&self, keys: &[ArrayRef]) -> DfResult<Option<Rows>> {
+        Ok(self.keys.as_ref().map(|converter| converter.convert_columns(keys)).transpose()?)
     }
 
-    fn columns(&self, rows: &[&[u8]]) -> DfResult<Vec<ArrayRef>> {
-        let parser = self.whole.parser();
-        Ok(self.whole.convert_rows(rows.iter().map(|row| parser.parse(row)))?)
+    fn columns(&self, values: &[&[u8]]) -> DfResult<Vec<ArrayRef>> {
+        let parser = self.values.parser();
+        Ok(self.values.convert_rows(values.iter().map(|value| parser.parse(value)))?)
     }
 
     /// Stages the removal of slots.
@@ -160,53 +149,34 @@ impl Ordered {
 
     /// What was staged becomes the state.
     pub fn install(&mut self) {
-        self.undo.clear();
         if let Some(floor) = self.floor.take() {
-            let kept = self.slots.split_off(&floor);
-            let gone = std::mem::replace(&mut self.slots, kept);
-            let bytes: usize = gone.values().flat_map(|e| e.keys()).map(|k| k.len() + ENTRY_BYTES).sum();
-            self.bytes = self.bytes.saturating_sub(bytes);
+            self.slots = self.slots.split_off(&floor);
         }
-        self.slots.retain(|_, entries| !entries.is_empty());
+        self.slots.values_mut().for_each(SortedGroups::install);
+        self.slots.retain(|_, groups| !groups.is_empty());
     }
 
     /// What was staged is forgotten.
     pub fn discard(&mut self) {
         self.floor = None;
-        for (slot, key, before) in std::mem::take(&mut self.undo).into_iter().rev() {
-            self.change(slot, key, before.unwrap_or(0));
-        }
+        self.slots.values_mut().for_each(SortedGroups::discard);
     }
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes
+        self.slots.values().map(SortedGroups::memory_bytes).sum()
     }
 }
 
-/// What an entry of the map costs beside its bytes: the pointer, the count, and its share of a node.
-const ENTRY_BYTES: usize = 48;
+/// The bytes of a group's key: none where there is one group.
+fn prefix(keys: &Option<Rows>, row: usize) -> &[u8] {
+    keys.as_ref().map_or(&[], |keys| keys.row(row).data())
+}
 
 impl std::fmt::Debug for Ordered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ordered").field("slots", &self.slots.len()).field("bytes", &self.bytes).finish()
+        f.debug_struct("Ordered").field("slots", &self.slots).finish()
     }
-}
-
-/// The entries that begin with these bytes. No key is the beginning of another one: its encoding says where it ends.
-fn stretch<'a>(entries: &'a Entries, prefix: &[u8]) -> impl DoubleEndedIterator<Item = (&'a Box<[u8]>, &'a i64)> {
-    let mut after = prefix.to_vec();
-    while after.last() == Some(&u8::MAX) {
-        after.pop();
-    }
-    let upper: Bound<Box<[u8]>> = match after.last_mut() {
-        Some(last) => {
-            *last += 1;
-            Bound::Excluded(after.into())
-        }
-        None => Bound::Unbounded,
-    };
-    entries.range((Bound::Included(prefix.into()), upper))
 }
 
 /// The column with one zero, as `-0.0` and `0.0` are equal in a group; a NaN equals one of the same bits only. What is
