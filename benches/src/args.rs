@@ -17,6 +17,10 @@ PARTS (all of them without any, or with `all`)
   latency         one-row batches, file to growing file: event-in to answer-on-disk
   small-batches   100 thousand one-row batches: are time and memory flat?
   keys            10 million keys: bytes a key
+  distinct        COUNT(DISTINCT ..) of 10 million values: rows a second, bytes a value
+  top-n           de-duplication and top three over 10 million keys: rows a second, bytes a key
+  retractions     aggregates over rows that come and go, beside insert-only ones
+  flat            time a changed row with 10 thousand to 10 million keys
   restart         kill -9 with 1 GB of state: seconds to the next batch
   kafka           CPU per event from and to Kafka, beside programs with the same client (needs --features kafka)
   kafka-latency   one-row batches: produced record to committed record (needs --features kafka)
@@ -28,7 +32,7 @@ OPTIONS
   --binary PATH   the engine [default: `millstream` beside this program]
   --data DIR      generated inputs, kept, and the runs [default: millstream-bench in the temporary directory]
   --runs N        runs of each program in `events`, the median counts [default: 5, quick 3]
-  --only A,B      only these rows of `events` and `nexmark`
+  --only A,B      only these rows of `events`, `nexmark`, `top-n` and `flat`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine
   --kafka SERVERS use this broker [default: one that tests/services/kafka.sh starts]
@@ -59,6 +63,14 @@ pub enum Part {
     SmallBatches,
     /// Memory a key.
     Keys,
+    /// Distinct counts.
+    Distinct,
+    /// De-duplication and top-N.
+    TopN,
+    /// Aggregates over rows that come and go.
+    Retractions,
+    /// Time a changed row over the number of keys.
+    Flat,
     /// Time to restart.
     Restart,
     /// CPU per event from and to Kafka.
@@ -70,12 +82,16 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Events,
         Self::Nexmark,
         Self::Latency,
         Self::SmallBatches,
         Self::Keys,
+        Self::Distinct,
+        Self::TopN,
+        Self::Retractions,
+        Self::Flat,
         Self::Restart,
         Self::Kafka,
         Self::KafkaLatency,
@@ -104,6 +120,10 @@ impl Part {
             Self::Latency => "latency",
             Self::SmallBatches => "small-batches",
             Self::Keys => "keys",
+            Self::Distinct => "distinct",
+            Self::TopN => "top-n",
+            Self::Retractions => "retractions",
+            Self::Flat => "flat",
             Self::Restart => "restart",
             Self::Kafka => "kafka",
             Self::KafkaLatency => "kafka-latency",
@@ -125,7 +145,7 @@ pub struct Settings {
     pub data: PathBuf,
     /// Runs of each program in `events`.
     pub runs: usize,
-    /// Rows of `events` and `nexmark`; all where empty.
+    /// Rows of `events`, `nexmark`, `top-n` and `flat`; all where empty.
     pub only: Vec<String>,
     /// The trigger of pipelines that follow a file.
     pub trigger: String,

@@ -22,6 +22,7 @@ mod peer;
 mod postgres;
 mod process;
 mod restart;
+mod scale;
 #[cfg(any(feature = "kafka", feature = "postgres"))]
 mod service;
 mod small_batches;
@@ -102,6 +103,10 @@ fn run_part(part: args::Part, settings: &Settings, engine: &Engine) -> Result<Ve
         args::Part::Latency => latency::run(settings, engine),
         args::Part::SmallBatches => small_batches::run(settings, engine),
         args::Part::Keys => keys::run(settings, engine),
+        args::Part::Distinct => scale::distinct::run(settings, engine),
+        args::Part::TopN => scale::top_n::run(settings, engine),
+        args::Part::Retractions => scale::retractions::run(settings, engine),
+        args::Part::Flat => scale::flat::run(settings, engine),
         args::Part::Restart => restart::run(settings, engine),
         #[cfg(feature = "kafka")]
         args::Part::Kafka => kafka::throughput::run(settings, engine),

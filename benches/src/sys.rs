@@ -77,6 +77,14 @@ pub fn signal(pid: u32, signal: libc::c_int) -> Result<()> {
     if done == 0 { Ok(()) } else { Err(Error::last_os_error()) }
 }
 
+/// Seconds of CPU that this process has used so far.
+pub fn cpu_s() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local that outlives the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    if done == 0 { time.tv_sec as f64 + time.tv_nsec as f64 / 1e9 } else { 0.0 }
+}
+
 /// How many ticks of `/proc/PID/stat` are a second.
 pub fn ticks_per_second() -> f64 {
     // SAFETY: `sysconf` takes no pointers.

@@ -4,6 +4,7 @@
 //! `VERSION`.
 
 mod bids;
+pub mod changing;
 mod words;
 
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::args::Settings;
+use changing::Changing;
 
 const VERSION: u32 = 1;
 
@@ -104,6 +106,88 @@ pub fn keyed(settings: &Settings, keys: u64, rows: u64) -> Result<Input> {
         row += 1;
         Ok(())
     })
+}
+
+/// How often a quarter of the keys of [`repeated`] come again, and by how much their value grows each time.
+pub const REPEATS: u64 = 4;
+/// See [`REPEATS`].
+pub const STEP: i64 = 1000;
+
+/// All keys once, in no order; then the lowest quarter of them, four times more: `{"k":..,"v":..,"ts":..}`. So many rows
+/// as there are keys come once more, and where `rows` asks for more than that, all of it begins again.
+///
+/// # Errors
+/// Where the file can't be written.
+pub fn repeated(settings: &Settings, keys: u64, rows: u64) -> Result<Input> {
+    let (all, again) = (changing::Shuffle::new(keys, 3), changing::Shuffle::new((keys / REPEATS).max(1), 4));
+    let mut row = 0;
+    kept(settings, &format!("repeated-{keys}"), Amount::Rows(rows), |line| {
+        let place = row % (2 * keys);
+        let (key, times) = match place.checked_sub(keys) {
+            None => (all.at(place), 0),
+            Some(place) => (again.at(place % (keys / REPEATS).max(1)), place / (keys / REPEATS).max(1) + 1),
+        };
+        write!(line, "{{\"k\":{key},\"v\":{},\"ts\":{row}}}", times * STEP as u64 + key % 1000)?;
+        row += 1;
+        Ok(())
+    })
+}
+
+/// The rows that a table is loaded with.
+///
+/// # Errors
+/// Where the file can't be written.
+pub fn loaded(settings: &Settings, table: &Changing) -> Result<Input> {
+    let mut n = 0;
+    kept(settings, &format!("loaded-{}", table.keys), Amount::Rows(table.keys), |line| {
+        changing::row(line, table.loaded(n), 0, n)?;
+        n += 1;
+        Ok(())
+    })
+}
+
+/// The updates that come to it.
+///
+/// # Errors
+/// Where the file can't be written.
+pub fn updates(settings: &Settings, table: &Changing, updates: u64) -> Result<Input> {
+    let mut n = 0;
+    kept(settings, &format!("updates-{}", table.keys), Amount::Rows(updates), |line| {
+        let (key, round) = table.updated(n);
+        changing::row(line, key, round, table.keys + n)?;
+        n += 1;
+        Ok(())
+    })
+}
+
+/// The rows that a table is loaded with and the updates after them in one file, as they are or in Debezium's envelope.
+///
+/// # Errors
+/// Where the file can't be written.
+pub fn loaded_and_updated(settings: &Settings, table: &Changing, updates: u64, form: Form) -> Result<Input> {
+    let mut n = 0u64;
+    let (name, write): (_, fn(&mut Vec<u8>, u64, u64, u64) -> std::io::Result<()>) = match form {
+        Form::Rows => ("changing", changing::row),
+        Form::Debezium => ("debezium", changing::envelope),
+    };
+    kept(settings, &format!("{name}-{}", table.keys), Amount::Rows(table.keys + updates), |line| {
+        let (key, round) = match n.checked_sub(table.keys) {
+            None => (table.loaded(n), 0),
+            Some(n) => table.updated(n),
+        };
+        write(line, key, round, n)?;
+        n += 1;
+        Ok(())
+    })
+}
+
+/// How a row is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Rows,
+    /// In an envelope with the row before.
+    Debezium,
 }
 
 /// Long text keys, almost every row another one: `{"k":"..","v":1}`. See [`repeats`].

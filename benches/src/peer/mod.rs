@@ -7,6 +7,7 @@
 
 #[cfg(feature = "kafka")]
 mod kafka;
+mod map;
 mod nexmark;
 mod read;
 mod stateless;
@@ -29,6 +30,11 @@ pub fn main(words: &[String]) -> Result<()> {
     #[cfg(feature = "kafka")]
     if words.first().is_some_and(|name| name.starts_with("kafka-")) {
         return kafka::main(words);
+    }
+    if let [name, keys, updates] = words
+        && name == "map-updates"
+    {
+        return map::updates(keys.parse()?, updates.parse()?);
     }
     let [name, input, output] = words else { return Err("peer NAME IN OUT".into()) };
     let input = File::open(Path::new(input)).map_err(|e| format!("{input}: {e}"))?;
