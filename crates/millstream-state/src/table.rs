@@ -223,6 +223,9 @@ impl KeyedTable {
     pub(crate) fn write(&mut self, slots: Vec<u32>, mut columns: Vec<ArrayRef>, values: &[ArrayRef]) -> Result<()> {
         let rows = slots.len();
         columns.extend(self.layout.store_values(values, rows)?);
+        if let Some(last) = slots.iter().max() {
+            self.places.grow_to(*last as usize);
+        }
         for part in parts(columns, rows) {
             let from = part.from;
             let slots = slots.get(from..from + part.segment.rows).unwrap_or_default().to_vec();
@@ -230,7 +233,6 @@ impl KeyedTable {
             self.staged.segments.push(number);
             let Some(held) = self.log.get(number) else { continue };
             for (row, slot) in held.slots.iter().enumerate() {
-                self.places.grow_to(*slot as usize);
                 let before = self.places.get(*slot as usize);
                 self.staged.came += usize::from(before == NOWHERE);
                 self.staged.turned.push((*slot, before));

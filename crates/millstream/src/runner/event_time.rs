@@ -108,3 +108,40 @@ fn is_leaf(node: &Arc<dyn PhysicalExpr>) -> bool {
         [] => false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array, StringArray, StructArray, TimestampMicrosecondArray};
+    use datafusion::common::DFSchema;
+    use datafusion::functions::core::expr_fn::get_field;
+    use datafusion::prelude::{SessionContext, case, col, lit};
+    use datafusion::scalar::ScalarValue;
+
+    use super::*;
+
+    #[test]
+    fn a_case_over_events_reads_the_times_in_them_and_not_the_events() {
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let field = |name: &str, data_type: DataType| Arc::new(Field::new(name, data_type, true));
+        let events: ArrayRef = Arc::new(StructArray::from(vec![
+            (field("t", micros), Arc::new(TimestampMicrosecondArray::from(vec![Some(1), Some(2), None])) as ArrayRef),
+            (field("text", DataType::Utf8), Arc::new(StringArray::from(vec!["large"; 3]))),
+        ]));
+        let kinds: ArrayRef = Arc::new(Int32Array::from(vec![0, 1, 0]));
+        let rows = RecordBatch::try_from_iter([("kind", kinds), ("event", events)]).unwrap();
+        let time = || get_field(col("event"), "t");
+        let expr = case(col("kind"))
+            .when(lit(0), time())
+            .when(lit(2), time())
+            .otherwise(lit(ScalarValue::TimestampMicrosecond(Some(7), None)))
+            .unwrap();
+        let schema = DFSchema::try_from(rows.schema().as_ref().clone()).unwrap();
+        let expr = SessionContext::new().create_physical_expr(expr, &schema).unwrap();
+        let time = EventTime::try_new("t".into(), expr, rows.schema_ref(), 0).unwrap();
+        assert!(time.schema.fields().iter().all(|f| !f.data_type().is_nested()), "{:?}", time.schema);
+        assert_eq!(time.leaves.len(), 2);
+        let mut times = vec![];
+        time.each(&rows, &mut times).unwrap();
+        assert_eq!(times.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [Some(1), Some(7), None]);
+    }
+}
