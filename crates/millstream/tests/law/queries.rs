@@ -146,8 +146,8 @@ impl Query {
     }
 
     fn any(random: &mut Random) -> Self {
-        match random.below(26) {
-            9 => ranking::over(random),
+        match random.below(28) {
+            9 | 26 | 27 => ranking::over(random),
             10 | 11 => ranking::top_n(random),
             12 => ranking::maintained(random),
             13 => ranking::in_windows(random),
