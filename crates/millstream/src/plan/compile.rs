@@ -16,7 +16,7 @@ use millstream_core::source::{Boundedness, Source};
 use super::clock::{self, BatchTime};
 use super::exactness::{Exactness, exactness};
 use super::final_answer::StreamFinal;
-use super::guard::guard;
+use super::guard::{guard, guard_inputs};
 use super::incremental::{self, EmitMode};
 use super::join::StreamJoin;
 use super::late::{self, LateBound};
@@ -120,7 +120,7 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
     refuse_early(&plan)?;
     // A table that can't be streamed may still become constant rows: what is wrong with it is said when it has not.
     let named = used_tables(&plan).unwrap_or_default();
-    let plan = rules::optimize(plan, state)?;
+    let plan = guard_inputs(rules::optimize(plan, state)?)?;
     let forgets = lifetimes.forgets();
     let time_domain = TimeDomain::of(&plan)?;
     let edge = incremental::rewrite(&plan, emit, time_domain, lifetimes)?;

@@ -12,20 +12,35 @@ use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, lit, not
 /// The same plan; what stands right of AND and OR in its filters and projections, and can fail, is guarded by what
 /// stands left.
 pub fn guard(plan: LogicalPlan) -> Result<LogicalPlan> {
+    guard_in(plan, |node| matches!(node, LogicalPlan::Filter(_) | LogicalPlan::Projection(_)), can_fail)
+}
+
+/// The same in the arguments of aggregates and the conditions of joins, of what divides: as long as they are those that
+/// SQL has, and their bounds in time can still be read.
+pub fn guard_inputs(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let divides = |expr: &Expr| expr.exists(|part| Ok(is_division(part)));
+    guard_in(plan, |node| matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Join(_)), divides)
+}
+
+fn guard_in(
+    plan: LogicalPlan,
+    concerns: impl Fn(&LogicalPlan) -> bool,
+    can_fail: impl Fn(&Expr) -> Result<bool>,
+) -> Result<LogicalPlan> {
     let guarded = plan.transform_up(|node| {
-        if !matches!(node, LogicalPlan::Filter(_) | LogicalPlan::Projection(_)) {
+        if !concerns(&node) {
             return Ok(Transformed::no(node));
         }
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {
             let name = names.save(&expr);
-            Ok(expr.transform_up(guarded)?.update_data(|expr| name.restore(expr)))
+            Ok(expr.transform_up(|part| guarded(part, &can_fail))?.update_data(|expr| name.restore(expr)))
         })
     });
     guarded.data()
 }
 
-fn guarded(expr: Expr) -> Result<Transformed<Expr>> {
+fn guarded(expr: Expr, can_fail: &impl Fn(&Expr) -> Result<bool>) -> Result<Transformed<Expr>> {
     let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = &expr else {
         return Ok(Transformed::no(expr));
     };
@@ -70,7 +85,7 @@ fn can_fail(expr: &Expr) -> Result<bool> {
     let mut found = false;
     expr.apply(|part| {
         found |= match part {
-            Expr::BinaryExpr(binary) => matches!(binary.op, Operator::Divide | Operator::Modulo),
+            part if is_division(part) => true,
             Expr::Cast(_) => true,
             Expr::ScalarFunction(call) => !TOTAL.contains(&call.func.name()),
             _ => false,
@@ -78,4 +93,8 @@ fn can_fail(expr: &Expr) -> Result<bool> {
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
+}
+
+fn is_division(expr: &Expr) -> bool {
+    matches!(expr, Expr::BinaryExpr(binary) if matches!(binary.op, Operator::Divide | Operator::Modulo))
 }

@@ -34,7 +34,7 @@ pub(crate) use clock::bind as bind_clock;
 pub use compile::{Asked, Compiled, compile};
 pub use describe::{describe_nodes, describe_state};
 pub use exactness::Exactness;
-pub use guard::guard;
+pub use guard::{guard, guard_inputs};
 pub use incremental::EmitMode;
 pub use join::{JoinTime, StreamJoin};
 pub use late::LateBound;

@@ -191,7 +191,8 @@ fn volatile(name: &str) -> Refusal {
 fn subquery() -> Refusal {
     Refusal::new(
         "SELECT",
-        "a subquery is not supported in this place: on a stream it has to become a join",
-        "write it in WHERE or SELECT, or as a join",
+        "this subquery can't become a join, which it has to on a stream",
+        "relate it to the rows around it by equality alone, aggregate it, or write it as a join; ROW_NUMBER() ranks where it has a \
+         LIMIT",
     )
 }

@@ -1,8 +1,10 @@
 //! Subqueries that DataFusion 55 turns into joins which mean something else: refused where they stand.
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType, Subquery};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{Expr, ExprSchemable, FetchType, LogicalPlan, Operator, SkipType, Subquery};
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
 use super::diagnostic::SqlError;
@@ -10,6 +12,7 @@ use super::parser::Places;
 
 /// Refuses a planned query that would be answered as another one.
 pub fn check(plan: &LogicalPlan, tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    check_comparisons(plan, tokens)?;
     let mut found = None;
     let walked = plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
@@ -27,6 +30,60 @@ pub fn check(plan: &LogicalPlan, tokens: &[TokenWithSpan]) -> Result<(), SqlErro
     match found {
         Some((word, instead)) => Err(Places(tokens).refuse(&[word], Span::empty(), instead)),
         None => Ok(()),
+    }
+}
+
+const COMPARISONS: [Operator; 8] = [
+    Operator::Eq,
+    Operator::NotEq,
+    Operator::Lt,
+    Operator::LtEq,
+    Operator::Gt,
+    Operator::GtEq,
+    Operator::IsDistinctFrom,
+    Operator::IsNotDistinctFrom,
+];
+
+/// Refuses the comparison of a column of text with a number: the text would be read as a number, and each row in which it
+/// is none rejected.
+fn check_comparisons(plan: &LogicalPlan, tokens: &[TokenWithSpan]) -> Result<(), SqlError> {
+    let mut found = None;
+    let walked = plan.apply_with_subqueries(|node| {
+        let schema = merge_schema(&node.inputs());
+        let of = |expr: &Expr| expr.get_type(&schema).ok();
+        let text = |expr: &Expr| {
+            let constant = matches!(expr, Expr::Literal(..));
+            !constant && matches!(of(expr), Some(DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
+        };
+        let number = |expr: &Expr| of(expr).is_some_and(|t| t.is_numeric());
+        let mixed = |l: &Expr, r: &Expr| (text(l) && number(r)) || (text(r) && number(l));
+        let mut look = |l: &Expr, r: &Expr| {
+            if found.is_none() && mixed(l, r) {
+                found = Some(if text(l) { (l.to_string(), r.to_string()) } else { (r.to_string(), l.to_string()) });
+            }
+        };
+        if let LogicalPlan::Join(join) = node {
+            // Its keys are of both sides; what it compares is in the schema of both.
+            join.on.iter().for_each(|(l, r)| look(l, r));
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                match part {
+                    Expr::BinaryExpr(binary) if COMPARISONS.contains(&binary.op) => look(&binary.left, &binary.right),
+                    Expr::InList(list) => list.list.iter().for_each(|item| look(&list.expr, item)),
+                    _ => {}
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    walked.map_err(|e| SqlError::from_datafusion(&e, tokens))?;
+    match found {
+        None => Ok(()),
+        Some((text, number)) => Err(SqlError::somewhere(format!(
+            "{text} is text and {number} is a number: compare text with text ('1'), or write TRY_CAST({text} AS BIGINT), which \
+             is NULL where it is no number"
+        ))),
     }
 }
 

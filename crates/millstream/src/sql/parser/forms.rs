@@ -22,7 +22,9 @@ use super::clauses::IS_JSON;
 use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
-use super::{as_of, complete, distinct_from, group_window, lateral, membership, set_operations, similar, tuples};
+use super::{
+    as_of, complete, distinct_from, group_window, lateral, membership, scalars, set_operations, similar, tuples,
+};
 use crate::sql::diagnostic::SqlError;
 
 /// Names of Flink and Spark, and DataFusion's for the same.
@@ -115,6 +117,7 @@ impl VisitorMut for Forms<'_> {
         name_fields_of_rows(select);
         lateral::unnests(select);
         membership::select(select);
+        scalars::named(select);
         ControlFlow::Continue(())
     }
 
@@ -180,7 +183,9 @@ fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
             Some(call("ceil_time", span, vec![text(&unit.to_string()), take(expr)]))
         }
         Expr::BinaryOp { .. } | Expr::InList { .. } => tuples::compared(expr),
-        Expr::Substring { substring_from: Some(from), .. } if is_negative(from) => return Err(from_the_end(span)),
+        Expr::Substring { substring_from: Some(from), .. } if is_before_the_first(from) => {
+            return Err(from_the_end(span));
+        }
         _ => None,
     })
 }
@@ -201,13 +206,15 @@ fn json_kind(expr: &Expr) -> Option<String> {
     literal(expr)?.strip_prefix(IS_JSON).map(String::from)
 }
 
-fn is_negative(expr: &Expr) -> bool {
+/// Before the first character, which is 1.
+fn is_before_the_first(expr: &Expr) -> bool {
     matches!(expr, Expr::UnaryOp { op: UnaryOperator::Minus, .. })
+        || matches!(expr, Expr::Value(value) if matches!(&value.value, Value::Number(n, _) if n == "0"))
 }
 
 fn from_the_end(span: Span) -> SqlError {
-    let reason = "a negative place counts from the end in Flink and Spark, and from before the beginning in DataFusion \
-                  and PostgreSQL: take the last characters with RIGHT(text, n)";
+    let reason = "the first character is 1: a place before it counts from the end in Flink and Spark (0 is 1 there), and from \
+                  before the beginning in DataFusion and PostgreSQL. Take the last characters with RIGHT(text, n)";
     SqlError::new(span, reason)
 }
 
@@ -295,7 +302,7 @@ fn scalar_form(function: &Function, name: &str, span: Span, args: Vec<Expr>) -> 
                           DataFusion and PostgreSQL: add 'g' as the fourth for every match, or 'c' for the first";
             return Err(SqlError::new(span, reason));
         }
-        ("substr" | "substring", [_, from, ..]) if is_negative(from) => return Err(from_the_end(span)),
+        ("substr" | "substring", [_, from, ..]) if is_before_the_first(from) => return Err(from_the_end(span)),
         ("sha2", [value, bits]) => match bits.to_string().as_str() {
             "0" | "256" => Some(sha(value, "sha256", span)),
             "224" | "384" | "512" => Some(sha(value, &format!("sha{bits}"), span)),

@@ -16,6 +16,7 @@ mod lateral;
 mod membership;
 mod qualify;
 mod rewrite;
+mod scalars;
 mod set_operations;
 mod similar;
 mod statement;
