@@ -14,6 +14,7 @@ Measures the millstream binary against its budgets.
 PARTS (all of them without any, or with `all`)
   events          CPU per event beside a hand-written program: q0, q2, q5, q7, word counts
   nexmark         all questions of Nexmark: CPU per event, memory; six beside a hand-written program
+  joins           input rows a second and core of joins, beside hand-written hash joins
   latency         one-row batches, file to growing file: event-in to answer-on-disk
   small-batches   100 thousand one-row batches: are time and memory flat?
   keys            10 million keys: bytes a key
@@ -32,7 +33,7 @@ OPTIONS
   --binary PATH   the engine [default: `millstream` beside this program]
   --data DIR      generated inputs, kept, and the runs [default: millstream-bench in the temporary directory]
   --runs N        runs of each program in `events`, the median counts [default: 5, quick 3]
-  --only A,B      only these rows of `events`, `nexmark`, `top-n` and `flat`
+  --only A,B      only these rows of `events`, `nexmark`, `joins`, `top-n` and `flat`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine
   --kafka SERVERS use this broker [default: one that tests/services/kafka.sh starts]
@@ -57,6 +58,8 @@ pub enum Part {
     Events,
     /// Nexmark's questions.
     Nexmark,
+    /// Rows a second of joins.
+    Joins,
     /// Latency of one-row batches.
     Latency,
     /// Flatness over many one-row batches.
@@ -82,9 +85,10 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Events,
         Self::Nexmark,
+        Self::Joins,
         Self::Latency,
         Self::SmallBatches,
         Self::Keys,
@@ -117,6 +121,7 @@ impl Part {
         match self {
             Self::Events => "events",
             Self::Nexmark => "nexmark",
+            Self::Joins => "joins",
             Self::Latency => "latency",
             Self::SmallBatches => "small-batches",
             Self::Keys => "keys",
@@ -145,7 +150,7 @@ pub struct Settings {
     pub data: PathBuf,
     /// Runs of each program in `events`.
     pub runs: usize,
-    /// Rows of `events`, `nexmark`, `top-n` and `flat`; all where empty.
+    /// Rows of `events`, `nexmark`, `joins`, `top-n` and `flat`; all where empty.
     pub only: Vec<String>,
     /// The trigger of pipelines that follow a file.
     pub trigger: String,

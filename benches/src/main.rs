@@ -11,6 +11,7 @@ mod data;
 mod engine;
 mod event_time;
 mod events;
+mod joins;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod keys;
@@ -100,6 +101,7 @@ fn run_part(part: args::Part, settings: &Settings, engine: &Engine) -> Result<Ve
     match part {
         args::Part::Events => events::run(settings, engine),
         args::Part::Nexmark => nexmark::run(settings, engine),
+        args::Part::Joins => joins::run(settings, engine),
         args::Part::Latency => latency::run(settings, engine),
         args::Part::SmallBatches => small_batches::run(settings, engine),
         args::Part::Keys => keys::run(settings, engine),

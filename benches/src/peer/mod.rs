@@ -5,6 +5,7 @@
 //! knows the question and needs no batches, no state on disk, no recovery. It must never cheat: whatever it
 //! writes is compared with the engine's answer, row by row.
 
+mod joins;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod map;
@@ -40,6 +41,16 @@ pub fn main(words: &[String]) -> Result<()> {
     let input = File::open(Path::new(input)).map_err(|e| format!("{input}: {e}"))?;
     let output = File::create(Path::new(output)).map_err(|e| format!("{output}: {e}"))?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, output);
+    if let Some(join) = name.strip_prefix("join-") {
+        match join {
+            "inner" => joins::inner(input, &mut out)?,
+            "interval" => joins::interval(input, &mut out)?,
+            "window" => joins::window(input, &mut out)?,
+            other => return Err(format!("there is no peer 'join-{other}'").into()),
+        }
+        out.into_inner()?.sync_all()?;
+        return Ok(());
+    }
     let rows = read::Lines::new(input);
     match name.as_str() {
         "q0" => stateless::q0(rows, &mut out)?,
