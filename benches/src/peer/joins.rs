@@ -37,7 +37,8 @@ fn rows(mut input: impl Read) -> Result<i64> {
 /// By key, each of which a side has once: both sides are kept.
 pub fn inner(input: impl Read, out: &mut impl Write) -> Result<()> {
     let rows = rows(input)?;
-    let (mut left, mut right): (HashMap<i64, (i64, i64)>, HashMap<i64, (i64, i64)>) = Default::default();
+    let mut left: HashMap<i64, (i64, i64)> = HashMap::new();
+    let mut right: HashMap<i64, (i64, i64)> = HashMap::new();
     let mut pairs = Pairs::default();
     for i in 0..rows {
         let key = i * 7919 % rows;
