@@ -33,7 +33,7 @@ OPTIONS
   --binary PATH   the engine [default: `millstream` beside this program]
   --data DIR      generated inputs, kept, and the runs [default: millstream-bench in the temporary directory]
   --runs N        runs of each program in `events`, the median counts [default: 5, quick 3]
-  --only A,B      only these rows of `events`, `nexmark`, `joins`, `top-n` and `flat`
+  --only A,B      only these rows of `events`, `nexmark`, `joins`, `top-n`, `retractions` and `flat`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine
   --kafka SERVERS use this broker [default: one that tests/services/kafka.sh starts]
@@ -150,7 +150,7 @@ pub struct Settings {
     pub data: PathBuf,
     /// Runs of each program in `events`.
     pub runs: usize,
-    /// Rows of `events`, `nexmark`, `joins`, `top-n` and `flat`; all where empty.
+    /// Rows of `events`, `nexmark`, `joins`, `top-n`, `retractions` and `flat`; all where empty.
     pub only: Vec<String>,
     /// The trigger of pipelines that follow a file.
     pub trigger: String,

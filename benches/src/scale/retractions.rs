@@ -122,7 +122,9 @@ pub fn run(settings: &Settings, engine: &Engine) -> Result<Verdict> {
         &["aggregate", "over", "events read", "rows/s a core", "CPU", "wall", "rss", "of insert-only", "budget"],
     );
     let mut verdict = Verdict::Right;
-    for aggregate in AGGREGATES.iter().filter(|a| settings.only.is_empty() || settings.only.iter().any(|o| o == a.name))
+    for aggregate in AGGREGATES
+        .iter()
+        .filter(|a| settings.only.is_empty() || settings.only.iter().any(|o| a.name.starts_with(o.as_str())))
     {
         let mut alone: Option<Usage> = None;
         for over in Over::ALL {

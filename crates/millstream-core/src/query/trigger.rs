@@ -194,7 +194,8 @@ impl Run {
         let followed = self.sources.iter().filter(|s| s.source.boundedness() == Boundedness::Followed);
         let deadlines = followed.flat_map(|s| {
             let of_partitions = self.deadlines(&s.name).map(|(_, at)| at);
-            of_partitions.chain(self.first_deadline(&s.name)).filter(|at| *at > now)
+            // One that has passed since the sources were asked is not waited for.
+            of_partitions.chain(self.first_deadline(&s.name)).filter(|at| *at > self.pace.begun)
         });
         // The clock may be set meanwhile: it is looked at again.
         let due = self.runner.due_us().map(|due_us| due_us.saturating_sub(self.clock.now_us()));
