@@ -95,6 +95,15 @@ impl AvroFile {
         Ok(Self { path: path.to_path_buf(), writer, codec, blocks: blocks.into(), rows })
     }
 
+    /// The columns that its records fill.
+    ///
+    /// # Errors
+    /// [`millstream_core::ErrorKind::Config`] where one of its fields is no column.
+    pub fn columns(&self) -> Result<SchemaRef> {
+        let columns = self.writer.columns();
+        Ok(Arc::new(columns.map_err(|why| Error::config(format!("the file '{}': {why}", self.path.display())))?))
+    }
+
     /// How many rows it has.
     pub fn rows(&self) -> u64 {
         self.rows

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema, TimeUnit};
 use serde_json::Value;
 
 /// A schema. Named types are kept once, and are referred to by number, so that a type may hold itself.
@@ -68,6 +69,90 @@ impl Schema {
         let root = reader.read(&json, "", 0)?;
         Ok(Self { root, named: reader.named })
     }
+
+    /// The columns that a record of this schema fills, for a table that declares none. Each may be NULL, as a record of
+    /// another version of the schema may lack it.
+    ///
+    /// # Errors
+    /// Which field is no column, for a person.
+    pub fn columns(&self) -> Result<ArrowSchema, String> {
+        let root = match &self.root {
+            Type::Named(at) => self.named.get(*at),
+            _ => None,
+        };
+        match root {
+            Some(Named::Record(fields)) => Ok(ArrowSchema::new(self.fields(fields, 0)?)),
+            _ => Err("its schema is no record".into()),
+        }
+    }
+
+    fn fields(&self, fields: &[(String, Type)], depth: usize) -> Result<Fields, String> {
+        let field = |(name, of): &(String, Type)| {
+            let data_type = self.data_type(of, depth + 1).map_err(|why| format!("the field '{name}' {why}"))?;
+            Ok(Field::new(name, data_type, true))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    fn data_type(&self, of: &Type, depth: usize) -> Result<DataType, String> {
+        if depth > DEPTH_MAX {
+            return Err("holds itself, which no column can: declare the table without it".into());
+        }
+        let element = |of: &Type| self.data_type(of, depth + 1);
+        Ok(match of {
+            Type::Null => DataType::Utf8View,
+            Type::Boolean => DataType::Boolean,
+            Type::Int(logical) => meant(*logical).unwrap_or(DataType::Int32),
+            Type::Long(logical) => meant(*logical).unwrap_or(DataType::Int64),
+            Type::Float => DataType::Float32,
+            Type::Double => DataType::Float64,
+            Type::Bytes(logical) => meant(*logical).unwrap_or(DataType::Binary),
+            Type::String => DataType::Utf8View,
+            Type::Array(item) => DataType::List(Arc::new(Field::new("item", element(item)?, true))),
+            Type::Map(value) => {
+                let entries =
+                    vec![Field::new("key", DataType::Utf8, false), Field::new("value", element(value)?, true)];
+                let entries = Field::new("entries", DataType::Struct(entries.into()), false);
+                DataType::Map(Arc::new(entries), false)
+            }
+            Type::Union(branches) => {
+                let mut some = branches.iter().filter(|branch| **branch != Type::Null);
+                match (some.next(), some.next()) {
+                    (None, _) => DataType::Utf8View,
+                    (Some(branch), None) => element(branch)?,
+                    (Some(_), Some(_)) => {
+                        return Err(
+                            "is a union of several types: declare the table, with the one that is wanted".into()
+                        );
+                    }
+                }
+            }
+            Type::Named(at) => match self.named.get(*at) {
+                Some(Named::Record(fields)) => DataType::Struct(self.fields(fields, depth)?),
+                Some(Named::Enum(_)) => DataType::Utf8View,
+                Some(Named::Fixed(_, logical)) => meant(*logical).unwrap_or(DataType::Binary),
+                Some(Named::Open) | None => return Err("has a type that is not there".into()),
+            },
+        })
+    }
+}
+
+/// The type of what a plain value means, where it means more than itself.
+fn meant(logical: Logical) -> Option<DataType> {
+    let unit = |digits: u32| match digits {
+        3 => TimeUnit::Millisecond,
+        6 => TimeUnit::Microsecond,
+        _ => TimeUnit::Nanosecond,
+    };
+    Some(match logical {
+        Logical::None => return None,
+        Logical::Date => DataType::Date32,
+        Logical::Time(3) => DataType::Time32(TimeUnit::Millisecond),
+        Logical::Time(digits) => DataType::Time64(unit(digits)),
+        Logical::Timestamp(digits) => DataType::Timestamp(unit(digits), Some("UTC".into())),
+        Logical::Local(digits) => DataType::Timestamp(unit(digits), None),
+        Logical::Decimal(scale) => DataType::Decimal128(38, i8::try_from(scale).ok().filter(|scale| *scale <= 38)?),
+    })
 }
 
 struct Reader {

@@ -151,3 +151,39 @@ fn what_is_written_is_read_again() {
     assert_eq!(chunk.rows, expected.slice(5000, 1000));
     assert_eq!(chunk.rows.column(0).as_primitive::<Int64Type>().value(0), 5000);
 }
+
+#[test]
+fn a_file_says_its_columns_and_they_read_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = AvroFile::open(&file(dir.path(), 40, None)).unwrap();
+    let columns = file.columns().unwrap();
+    let shown: Vec<_> = columns.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    assert_eq!(shown, ["id Int64", "name Utf8View", "d Decimal128(38, 3)", "at Timestamp(ms)"]);
+    let chunks = read(&file, &columns, 0..40);
+    assert!(chunks.iter().all(|chunk| chunk.rejected.is_empty()));
+    assert_eq!(chunks.iter().map(|chunk| chunk.rows.num_rows()).sum::<usize>(), 40);
+}
+
+#[test]
+fn the_columns_of_a_schema_are_its_fields_or_it_is_said_which_is_none() {
+    let columns = |fields: &str| {
+        let text = format!(r#"{{"type":"record","name":"r","fields":[{fields}]}}"#);
+        Schema::parse(&text).unwrap().columns().map(|columns| {
+            let shown = columns.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));
+            shown.collect::<Vec<_>>().join(", ")
+        })
+    };
+    let shown = columns(
+        r#"{"name":"a","type":["null",{"type":"array","items":"int"}]},
+           {"name":"b","type":{"type":"record","name":"s","fields":[{"name":"c","type":{"type":"int","logicalType":"date"}}]}},
+           {"name":"e","type":{"type":"enum","name":"e","symbols":["x"]}},
+           {"name":"t","type":{"type":"long","logicalType":"timestamp-micros"}},
+           {"name":"f","type":{"type":"fixed","name":"f","size":4}}"#,
+    );
+    let wanted = "a List(Int32), b Struct(\"c\": Date32), e Utf8View, t Timestamp(µs, \"UTC\"), f Binary";
+    assert_eq!(shown.unwrap(), wanted);
+    let union = columns(r#"{"name":"a","type":["int","string"]}"#).unwrap_err();
+    assert!(union.contains("'a' is a union"), "{union}");
+    let itself = columns(r#"{"name":"next","type":["null","r"]}"#).unwrap_err();
+    assert!(itself.contains("'next'") && itself.contains("holds itself"), "{itself}");
+}

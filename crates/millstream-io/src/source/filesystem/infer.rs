@@ -12,6 +12,7 @@ use super::input::Packing;
 use super::lines::{LastLine, LineReader};
 use super::listing::Listing;
 use super::segment::Segment;
+use crate::format::avro::AvroFile;
 use crate::format::parquet::ParquetFile;
 use crate::{Options, TableSpec};
 
@@ -22,7 +23,7 @@ const LINES_SAMPLED: usize = 500;
 /// The table of the files at a path, as their endings and a sample of their rows say.
 ///
 /// The format is told by the ending: `.ndjson`, `.jsonl` or `.json` (one object a line), `.csv` (with a header
-/// line), `.parquet`; text may be packed, with `.gz` or `.zst` after it. Rows that do not fit what the sample
+/// line), `.parquet`, `.avro`; text may be packed, with `.gz` or `.zst` after it. Rows that do not fit what the sample
 /// says are rejected like any other.
 ///
 /// # Errors
@@ -42,6 +43,7 @@ pub fn infer_table(path_or_glob: &str, base_dir: &Path) -> Result<TableSpec> {
     let options: Options = options.into_iter().collect();
     let schema: SchemaRef = match (format, files.values().next()) {
         ("parquet", Some(first)) => ParquetFile::open(first)?.schema().clone(),
+        ("avro", Some(first)) => AvroFile::open(first)?.columns()?,
         _ => Arc::new(columns(&options, &files).map_err(|e| e.at(format!("'{path_or_glob}'")))?),
     };
     Ok(TableSpec {
@@ -81,7 +83,7 @@ fn format_of(files: &BTreeMap<PartitionId, PathBuf>) -> Result<&'static str> {
         let format = ending(path).ok_or_else(|| {
             Error::config(format!(
                 "the ending of '{id}' does not say what the file holds: it is read as it is with .ndjson, .jsonl, .json, \
-                 .csv or .parquet (text also with .gz or .zst after it); else declare it with CREATE TABLE"
+                 .csv, .parquet or .avro (text also with .gz or .zst after it); else declare it with CREATE TABLE"
             ))
         })?;
         match found {
@@ -104,6 +106,7 @@ fn ending(path: &Path) -> Option<&'static str> {
         "ndjson" | "jsonl" | "json" => Some("json"),
         "csv" => Some("csv"),
         "parquet" if !packed => Some("parquet"),
+        "avro" if !packed => Some("avro"),
         _ => None,
     }
 }
