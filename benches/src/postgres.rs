@@ -1,5 +1,5 @@
-//! Rows a second of the PostgreSQL sink beside a bare COPY of the same rows in the same run, and the time of one-row batches
-//! beside a hand-written INSERT.
+//! Rows a second of the PostgreSQL sink beside a bare COPY of the same rows in the same run, the server's CPU time a row of
+//! both, and the time of one-row batches beside a hand-written INSERT.
 //!
 //! The bare COPY sends bytes that the server itself made, one transaction a batch: it pays for no encoding and keeps no
 //! marker. The sink is called as the loop calls it, with rows that are there.
@@ -27,7 +27,7 @@ use crate::table::{Table, count};
 use crate::{Result, Verdict};
 
 /// What follows the columns of a table with a key, as the sink creates it.
-const KEY: &str = ", PRIMARY KEY (id)) WITH (fillfactor = 70)";
+const KEY: &str = ", PRIMARY KEY (id)) WITH (fillfactor = 50)";
 
 const COLUMNS: &str = "id bigint NOT NULL, name text, amount numeric(10,2), at timestamp, x double precision";
 
@@ -61,6 +61,14 @@ struct Bench {
     client: Client,
     rows: i64,
     batches: i64,
+}
+
+/// What it took to store all rows.
+#[derive(Clone, Copy)]
+struct Took {
+    rows_s: f64,
+    /// Of the server's process for the connection; nothing where it can't be asked, or runs elsewhere.
+    cpu_us: Option<f64>,
 }
 
 struct Publisher {
@@ -107,18 +115,33 @@ impl Bench {
         Ok(Publisher { sink, owner, last: None })
     }
 
+    /// Nanoseconds on a processor of the server's process for the sink's connection, or for this one.
+    async fn server_ns(&self, of_sink: bool) -> Option<i64> {
+        let whose = if of_sink { "application_name = 'millstream'" } else { "pid = pg_backend_pid()" };
+        let ns = "split_part(pg_read_file('/proc/' || pid || '/schedstat'), ' ', 1)::bigint";
+        // An earlier sink's may be on its way out.
+        let sql = format!("SELECT {ns} FROM pg_stat_activity WHERE {whose} ORDER BY backend_start DESC LIMIT 1");
+        self.client.query_one(&sql, &[]).await.ok()?.get(0)
+    }
+
+    fn took(&self, wall: Duration, cpu_ns: Option<i64>) -> Took {
+        let rows = (self.rows * self.batches) as f64;
+        Took { rows_s: rows / wall.as_secs_f64(), cpu_us: cpu_ns.map(|ns| ns as f64 / 1e3 / rows) }
+    }
+
     /// Rows a second of the sink.
-    async fn published(&self, publisher: &mut Publisher) -> Result<f64> {
+    async fn published(&self, publisher: &mut Publisher) -> Result<Took> {
         let mut took = Duration::ZERO;
+        let before = self.server_ns(true).await;
         for n in 0..self.batches {
             took += publisher.publish(rows(n * self.rows, self.rows)?).await?;
         }
-        Ok((self.rows * self.batches) as f64 / took.as_secs_f64())
+        Ok(self.took(took, since(before, self.server_ns(true).await)))
     }
 
     /// Rows a second of a bare COPY.
-    async fn copied(&self, table: &str, from: &str) -> Result<f64> {
-        let mut took = Duration::ZERO;
+    async fn copied(&self, table: &str, from: &str) -> Result<Took> {
+        let (mut took, mut cpu) = (Duration::ZERO, Some(0));
         for n in 0..self.batches {
             let (first, end) = (n * self.rows, (n + 1) * self.rows);
             let select = format!(
@@ -126,6 +149,7 @@ impl Bench {
             );
             let pieces: Vec<_> = self.client.copy_out(&select).await?.try_collect().await?;
             let bytes = pieces.concat();
+            let before = self.server_ns(false).await;
             let begun = Instant::now();
             let mut sink = pin!(
                 self.client.copy_in::<_, Cursor<Vec<u8>>>(&format!("COPY {table} FROM STDIN (FORMAT binary)")).await?
@@ -135,21 +159,26 @@ impl Bench {
             }
             sink.as_mut().finish().await?;
             took += begun.elapsed();
+            cpu = cpu.zip(since(before, self.server_ns(false).await)).map(|(all, ns)| all + ns);
         }
-        Ok((self.rows * self.batches) as f64 / took.as_secs_f64())
+        Ok(self.took(took, cpu))
     }
 }
 
-/// Rows a second, a run each.
+fn since(before: Option<i64>, after: Option<i64>) -> Option<i64> {
+    Some(after? - before?)
+}
+
+/// A run each.
 #[derive(Default)]
 struct Rates {
-    append: Vec<f64>,
-    copy: Vec<f64>,
-    fresh: Vec<f64>,
-    known: Vec<f64>,
-    again: Vec<f64>,
+    append: Vec<Took>,
+    copy: Vec<Took>,
+    fresh: Vec<Took>,
+    known: Vec<Took>,
+    again: Vec<Took>,
     /// Of COPY into a table with a key.
-    copy_key: Vec<f64>,
+    copy_key: Vec<Took>,
 }
 
 /// What the sink makes of a budget: at least half of COPY.
@@ -180,14 +209,33 @@ async fn measure(settings: &Settings) -> Result<Verdict> {
         "PostgreSQL sink beside COPY alone: {} batches of {} rows of 5 columns (median of {})",
         bench.batches, bench.rows, settings.runs
     );
-    let mut table = Table::new(&title, &["rows/s", "sink", "COPY alone", "share", "least .. most", "share >= 0.5"]);
-    let mut share_row = |name: &str, sink: &[f64], copy: &[f64]| {
-        let shares: Vec<f64> = sink.iter().zip(copy).map(|(sink, copy)| sink / copy.max(1e-9)).collect();
+    let mut table = Table::new(
+        &title,
+        &[
+            "rows/s",
+            "sink",
+            "COPY alone",
+            "share",
+            "least .. most",
+            "share >= 0.5",
+            "server CPU us a row",
+            "COPY alone",
+            "share",
+        ],
+    );
+    let mut share_row = |name: &str, sink: &[Took], copy: &[Took]| {
+        let over = |share: &dyn Fn(&Took, &Took) -> Option<f64>| -> Vec<f64> {
+            sink.iter().zip(copy).filter_map(|(sink, copy)| share(sink, copy)).collect()
+        };
+        let shares = over(&|sink, copy| Some(sink.rows_s / copy.rows_s.max(1e-9)));
+        let cpu_shares = over(&|sink, copy| Some(copy.cpu_us? / sink.cpu_us?.max(1e-9)));
         let (least, most) = (percentile(&shares, 0.0), percentile(&shares, 1.0));
         let share = median(&shares);
         let judged =
             if share >= SHARE { "met".into() } else { format!("missed by {:.0} %", (1.0 - share / SHARE) * 100.0) };
-        let number = |values: &[f64]| count(median(values) as u64);
+        let number = |all: &[Took]| count(median(&all.iter().map(|took| took.rows_s).collect::<Vec<_>>()) as u64);
+        let or_dash = |values: Vec<f64>| if values.is_empty() { "-".into() } else { format!("{:.2}", median(&values)) };
+        let cpu = |all: &[Took]| or_dash(all.iter().filter_map(|took| took.cpu_us).collect());
         table.row(vec![
             name.into(),
             number(sink),
@@ -195,6 +243,9 @@ async fn measure(settings: &Settings) -> Result<Verdict> {
             format!("{share:.2}"),
             format!("{least:.2} .. {most:.2}"),
             judged,
+            cpu(sink),
+            cpu(copy),
+            or_dash(cpu_shares),
         ]);
     };
     share_row("append", &rates.append, &rates.copy);

@@ -53,19 +53,19 @@ pub(crate) struct Copy<'a> {
     pub(crate) probe: Option<Statement>,
 }
 
-/// What came of a COPY.
+/// What came of rows that were taken to be all of new keys, or all of known ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Copied {
+pub(crate) enum Outcome {
     /// The rows are stored, and the marker was moved.
     Moved,
     /// The marker could not be moved: nothing is stored.
     NotMoved,
-    /// A key was there already: nothing is stored.
-    Known,
+    /// They are not: nothing is stored.
+    Refused,
 }
 
 /// Copies the rows, moves the marker, and commits.
-pub(crate) async fn copy(rows: Copy<'_>, (moving, move_sql): (&Move<'_>, &str)) -> Result<Copied> {
+pub(crate) async fn copy(rows: Copy<'_>, (moving, move_sql): (&Move<'_>, &str)) -> Result<Outcome> {
     let Copy { client, writing, batches, begin, probe } = rows;
     let here = || format!("the rows can't be copied into {}", writing.table);
     let sql = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", writing.table, writing.columns());
@@ -116,7 +116,7 @@ pub(crate) async fn copy(rows: Copy<'_>, (moving, move_sql): (&Move<'_>, &str)) 
     drop(statement);
     let end = if moved == 1 { "COMMIT" } else { "ROLLBACK" };
     client.batch_execute(end).await.map_err(|e| failed("the transaction can't be ended", e))?;
-    Ok(if moved == 1 { Copied::Moved } else { Copied::NotMoved })
+    Ok(if moved == 1 { Outcome::Moved } else { Outcome::NotMoved })
 }
 
 /// Whether one of the keys that are asked for is in the table.
@@ -128,7 +128,8 @@ async fn is_known(client: &Client, probe: Option<&Statement>) -> Result<bool> {
     value(&answer.map_err(|e| failed("the keys can't be looked up", e))?, 0)
 }
 
-async fn give_up(client: &Client) -> Result<Copied> {
+/// Ends a transaction without effect.
+pub(crate) async fn give_up(client: &Client) -> Result<Outcome> {
     client.batch_execute("ROLLBACK").await.map_err(|e| failed("the transaction can't be ended", e))?;
-    Ok(Copied::Known)
+    Ok(Outcome::Refused)
 }

@@ -5,6 +5,7 @@
 //! | append, few rows | one statement with the marker's move | 1 |
 //! | append | COPY, then the marker's move | 4 |
 //! | rows of new keys, many | COPY, then the marker's move | 4 |
+//! | rows of known keys, many | UPDATE, then the marker's move | 3, and one a statement |
 //! | append or changelog with a PRIMARY KEY | one statement with the marker's move, or several in a transaction | 1, or one a statement and 2 |
 //!
 //! After an error the connection is dropped: a transaction that was open there ends without effect. Where the answer to
@@ -27,7 +28,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::changes::{Changes, last_per_key};
 use crate::connect::Session;
-use crate::copy::{Copied, Copy, begin, copy};
+use crate::copy::{Copy, Outcome, begin, copy, give_up};
 use crate::encode::canonical;
 use crate::failure::failed;
 use crate::marker::{MarkerRow, Move};
@@ -40,9 +41,9 @@ use crate::table::{Table, Wanted, value};
 const COPY_FROM_ROWS: u64 = 512;
 
 /// Each statement looks its keys up in the index. The planner would rather read the whole table, once a statement, as long
-/// as it is not much larger than the batch.
-const BY_INDEX: &str =
-    "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
+/// as it is not much larger than the batch; and would rather compile it, in more time than it takes.
+const BY_INDEX: &str = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; \
+    SET LOCAL jit = off";
 
 /// Writes to a table of PostgreSQL, exactly once.
 pub struct PostgresSink {
@@ -64,17 +65,19 @@ struct Open {
     /// Commits return before they are durable.
     lazy: bool,
     merge_refused: AtomicBool,
-    news: News,
+    all_new: Guess,
+    all_known: Guess,
 }
 
-/// Whether the next batch may be of new keys: after one that was not, fewer and fewer of those that follow are tried.
+/// Whether the next batch may be of new keys, or of known ones only: after one that was not, fewer and fewer of those that
+/// follow are tried.
 #[derive(Debug, Default)]
-struct News {
+struct Guess {
     skip: AtomicU32,
     step: AtomicU32,
 }
 
-impl News {
+impl Guess {
     /// Batches at the most that are not tried in a row.
     const SKIP_MAX: u32 = 64;
 
@@ -84,10 +87,10 @@ impl News {
         skip == 0
     }
 
-    fn learn(&self, copied: Copied) {
-        let step = match copied {
-            Copied::Known => (2 * self.step.load(Ordering::Relaxed)).clamp(1, Self::SKIP_MAX),
-            Copied::Moved | Copied::NotMoved => 0,
+    fn learn(&self, outcome: Outcome) {
+        let step = match outcome {
+            Outcome::Refused => (2 * self.step.load(Ordering::Relaxed)).clamp(1, Self::SKIP_MAX),
+            Outcome::Moved | Outcome::NotMoved => 0,
         };
         self.step.store(step, Ordering::Relaxed);
         self.skip.store(step, Ordering::Relaxed);
@@ -131,8 +134,8 @@ impl PostgresSink {
         let key = key.collect::<Result<_>>()?;
         let writing = Writing { table: table.name, key, index, merge: can_merge && !self.no_merge, targets };
         let (timeout, merge_refused) = (self.settings.timeout, AtomicBool::new(false));
-        let (owner, news) = (owner.clone(), News::default());
-        let open = Open { session, owner, writing, marker, timeout, lazy, merge_refused, news };
+        let (owner, all_new, all_known) = (owner.clone(), Guess::default(), Guess::default());
+        let open = Open { session, owner, writing, marker, timeout, lazy, merge_refused, all_new, all_known };
         Ok((open, stored))
     }
 }
@@ -201,7 +204,7 @@ impl Open {
             let batches = batches.collect::<Result<Vec<_>>>()?;
             let begin = begin(self.timeout);
             let rows = Copy { client, writing: &self.writing, batches: &batches, begin, probe: None };
-            copy(rows, (&moving, &self.marker.move_sql())).await? == Copied::Moved
+            copy(rows, (&moving, &self.marker.move_sql())).await? == Outcome::Moved
         } else {
             let batch = one_batch(&output.schema, &output.batches)?;
             let (ops, columns) = match kind {
@@ -218,9 +221,13 @@ impl Open {
                 true => Changes { puts: (0..rows).collect(), deletes: vec![] },
                 false => last_per_key(&columns, &self.writing.key, &self.writing.targets, ops, rows)?,
             };
-            match self.copy_new(client, &columns, &changes, &moving).await? {
-                Copied::Known => self.apply(client, &columns, &changes, &moving).await?,
-                copied => copied == Copied::Moved,
+            let mut outcome = self.copy_new(client, &columns, &changes, &moving).await?;
+            if outcome == Outcome::Refused {
+                outcome = self.update_known(client, &columns, &changes, &moving).await?;
+            }
+            match outcome {
+                Outcome::Refused => self.apply(client, &columns, &changes, &moving).await?,
+                outcome => outcome == Outcome::Moved,
             }
         };
         if !moved {
@@ -257,11 +264,11 @@ impl Open {
         columns: &[ArrayRef],
         changes: &Changes,
         moving: &Move<'_>,
-    ) -> Result<Copied> {
+    ) -> Result<Outcome> {
         let Changes { puts, deletes } = changes;
-        let Some(index) = self.writing.index else { return Ok(Copied::Known) };
-        if (puts.len() as u64) < COPY_FROM_ROWS || !deletes.is_empty() || !self.news.is_due() {
-            return Ok(Copied::Known);
+        let Some(index) = self.writing.index else { return Ok(Outcome::Refused) };
+        if (puts.len() as u64) < COPY_FROM_ROWS || !deletes.is_empty() || !self.all_new.is_due() {
+            return Ok(Outcome::Refused);
         }
         let probe = Some(Rows::new(&self.writing, columns, changes)?.probe(index)?);
         let all = columns.first().is_some_and(|column| column.len() == puts.len());
@@ -272,8 +279,53 @@ impl Open {
         let begin = begin(self.timeout) + BY_INDEX;
         let rows = Copy { client, writing: &self.writing, batches: &[batch], begin, probe };
         let copied = copy(rows, (moving, &self.marker.move_sql())).await?;
-        self.news.learn(copied);
+        self.all_new.learn(copied);
         Ok(copied)
+    }
+
+    /// Updates rows whose keys all seem to be known. Where one is not, nothing was stored: a row must not be written twice,
+    /// as triggers would see it twice.
+    async fn update_known(
+        &self,
+        client: &Client,
+        columns: &[ArrayRef],
+        changes: &Changes,
+        moving: &Move<'_>,
+    ) -> Result<Outcome> {
+        let rows = Rows::new(&self.writing, columns, changes)?;
+        // What fits in one statement takes one round trip by the other way.
+        if rows.statements() < 2 || !rows.can_update() || !self.all_known.is_due() {
+            return Ok(Outcome::Refused);
+        }
+        let outcome = self.update(client, &rows, moving).await?;
+        self.all_known.learn(outcome);
+        Ok(outcome)
+    }
+
+    async fn update(&self, client: &Client, rows: &Rows<'_>, moving: &Move<'_>) -> Result<Outcome> {
+        let here = || format!("the rows can't be stored in {}", self.writing.table);
+        let begin = begin(self.timeout) + BY_INDEX;
+        let (begun, first) = join(client.batch_execute(&begin), async { rows.update(0) }).await;
+        begun.map_err(|e| failed(here(), e))?;
+        let (mut current, count) = (first?, rows.statements());
+        for n in 1..=count {
+            // As in `apply`.
+            let next = async { (n < count).then(|| rows.update(n)).transpose() };
+            let (statement, wanted) = &current;
+            let parameters = parameters(statement);
+            let (changed, next) = join(client.execute_typed(&statement.sql, &parameters), next).await;
+            if changed.map_err(|e| failed(here(), e))? != *wanted {
+                return give_up(client).await;
+            }
+            if let Some(next) = next? {
+                current = next;
+            }
+        }
+        let moved = client.execute_typed(&self.marker.move_sql(), &moving.parameters()).await;
+        let moved = moved.map_err(|e| failed("the marker can't be moved", e))? == 1;
+        let end = if moved { "COMMIT" } else { "ROLLBACK" };
+        client.batch_execute(end).await.map_err(|e| failed("the transaction can't be ended", e))?;
+        Ok(if moved { Outcome::Moved } else { Outcome::NotMoved })
     }
 
     /// Stores and deletes by statements; one is a transaction by itself.
@@ -308,7 +360,7 @@ impl Open {
         if statement.moves {
             parameters.extend(moving.parameters());
         }
-        parameters.extend(statement.values.iter().map(|(value, kind)| (value as &(dyn ToSql + Sync), kind.clone())));
+        parameters.extend(self::parameters(statement));
         let changed = client.execute_typed(&statement.sql, &parameters).await.map_err(|e| {
             // Somebody else added a key meanwhile, or the table has rules: the other way may work.
             let refused = self.writing.merge && e.code().is_some_and(|c| matches!(c.code(), "23505" | "0A000"));
@@ -336,6 +388,10 @@ impl Open {
         touched.map_err(|e| failed(here(), e))?;
         client.batch_execute("COMMIT").await.map_err(|e| failed(here(), e))
     }
+}
+
+fn parameters(statement: &Statement) -> Vec<(&(dyn ToSql + Sync), Type)> {
+    statement.values.iter().map(|(value, kind)| (value as &(dyn ToSql + Sync), kind.clone())).collect()
 }
 
 fn one_batch(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {

@@ -14,6 +14,8 @@
 //! is one array parameter, which the server reads in less than half the time of a temporary table, and the text does not
 //! depend on the number of rows; a table with array columns gets a parameter a value.
 //!
+//! Where all keys of a batch are known, plain UPDATE takes 0.93 of the server's time that MERGE takes.
+//!
 //! MERGE takes 0.6 of the server's time that INSERT .. ON CONFLICT takes for new keys and 0.9 for known ones. It fails
 //! where somebody else adds a key between its look and its insert; ON CONFLICT is then what the batch is stored with.
 
@@ -33,8 +35,9 @@ use crate::table::{Target, can_be_element};
 
 /// Bytes of rows in one statement, about.
 const CHUNK_BYTES: usize = 8 << 20;
-/// Rows in one statement.
-const CHUNK_ROWS: usize = 16 << 10;
+/// Rows in one statement: while the server works on one, the next is made. More of them in a large table would look so
+/// costly to the planner that it compiled the statement first, which takes longer than to run it.
+const CHUNK_ROWS: usize = 8 << 10;
 /// Values in one statement that takes them one by one; the protocol allows 65,535.
 const CHUNK_VALUES: usize = 8 << 10;
 
@@ -126,16 +129,35 @@ impl<'a> Rows<'a> {
         self.changes.puts.len().max(self.changes.deletes.len()).div_ceil(self.per_statement).max(1)
     }
 
+    /// These of the rows are of the n-th statement.
+    fn part(&self, n: usize, rows: &'a [usize]) -> &'a [usize] {
+        let start = (n * self.per_statement).min(rows.len());
+        rows.get(start..(start + self.per_statement).min(rows.len())).unwrap_or_default()
+    }
+
+    /// Whether rows whose keys are all known can be stored as [`Rows::update`] does it.
+    pub(crate) fn can_update(&self) -> bool {
+        self.writing.by_column() && self.writing.others().next().is_some() && self.changes.deletes.is_empty()
+    }
+
+    /// The n-th statement where all keys are taken to be known, and how many rows it must change if they are. None of
+    /// them moves the marker.
+    ///
+    /// # Errors
+    /// As [`Rows::statement`].
+    pub(crate) fn update(&self, n: usize) -> Result<(Statement, u64)> {
+        let puts = self.part(n, &self.changes.puts);
+        let mut values = Vec::new();
+        self.arrays(0..self.columns.len(), puts, &mut values)?;
+        Ok((Statement { sql: self.writing.update(), moves: false, values }, puts.len() as u64))
+    }
+
     /// The n-th statement; the last one moves the marker.
     ///
     /// # Errors
     /// [`millstream_core::ErrorKind::Sink`] where a value has no place in its column.
     pub(crate) fn statement(&self, n: usize, marker: &MarkerRow) -> Result<Statement> {
-        let part = |rows: &'a [usize]| {
-            let start = (n * self.per_statement).min(rows.len());
-            rows.get(start..(start + self.per_statement).min(rows.len())).unwrap_or_default()
-        };
-        let (puts, deletes) = (part(&self.changes.puts), part(&self.changes.deletes));
+        let (puts, deletes) = (self.part(n, &self.changes.puts), self.part(n, &self.changes.deletes));
         let moves = n + 1 == self.statements();
         let first = 1 + if moves { MOVE_PARAMETERS } else { 0 };
         let mut values = Vec::new();
@@ -258,10 +280,23 @@ impl Writing {
         others.map(|(index, target)| (index, quoted(&target.name)))
     }
 
+    /// That the row `s` has the key of the row `t`.
+    fn same_key(&self) -> String {
+        let on = self.key.iter().zip(self.key_columns()).map(|(n, name)| format!("t.{name} = s.c{n}"));
+        on.collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn sets(&self) -> Vec<String> {
+        self.others().map(|(n, name)| format!("{name} = s.c{n}")).collect()
+    }
+
+    fn update(&self) -> String {
+        let (sets, rows) = (self.sets().join(", "), self.rows(1, 0, ""));
+        format!("UPDATE {} AS t SET {sets} FROM ({rows}) AS s WHERE {}", self.table, self.same_key())
+    }
+
     fn merge(&self, first: usize, rows: usize, from: &str) -> String {
-        let on: Vec<_> =
-            self.key.iter().zip(self.key_columns()).map(|(n, name)| format!("t.{name} = s.c{n}")).collect();
-        let sets: Vec<_> = self.others().map(|(n, name)| format!("{name} = s.c{n}")).collect();
+        let sets = self.sets();
         let matched = if sets.is_empty() { "DO NOTHING".into() } else { format!("UPDATE SET {}", sets.join(", ")) };
         let values: Vec<_> = (0..self.targets.len()).map(|n| format!("s.c{n}")).collect();
         format!(
@@ -269,7 +304,7 @@ impl Writing {
              ({})",
             self.table,
             self.rows(first, rows, from),
-            on.join(" AND "),
+            self.same_key(),
             self.columns(),
             values.join(", ")
         )

@@ -105,8 +105,9 @@ impl Table {
             let key: Vec<_> = wanted.key.iter().map(|column| quoted(column)).collect();
             parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
         }
-        // Room for new versions of a row beside the old one: an update then leaves the indexes alone.
-        let room = if wanted.key.is_empty() { "" } else { " WITH (fillfactor = 70)" };
+        // Room for a new version of every row beside the old one: a batch that updates all rows of a page leaves the indexes
+        // alone, which costs the server two thirds of what it costs with 70.
+        let room = if wanted.key.is_empty() { "" } else { " WITH (fillfactor = 50)" };
         create_once(client, &format!("CREATE TABLE IF NOT EXISTS {name} ({}){room}", parts.join(", ")))
             .await
             .map_err(|e| e.at(format_args!("the table {name}")))

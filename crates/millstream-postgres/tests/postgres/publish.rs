@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, StringArray};
 use arrow::datatypes::DataType;
 use millstream_core::ErrorKind;
-use millstream_core::sink::OutputKind;
+use millstream_core::sink::{OutputKind, Owner};
 
 use crate::server::{Database, Publisher, field, open, ops};
 
@@ -120,6 +120,26 @@ async fn an_owner_that_was_taken_over_stores_nothing_however_it_writes() {
 }
 
 #[tokio::test]
+async fn two_queries_into_one_table_keep_a_marker_each() {
+    let database = Database::new().await;
+    let spec = database.spec(columns(), &["id"], &[("sink.create-table", "true")]);
+    let query = |name: &str, epoch: u64| {
+        let sink = millstream_postgres::sink(&spec, name, OutputKind::Append, spec.schema.clone()).unwrap();
+        let owner = Owner { query: name.into(), incarnation: format!("of {name}"), epoch };
+        Publisher { sink, schema: spec.schema.clone(), kind: OutputKind::Append, owner, last: None }
+    };
+    let (mut one, mut other) = (query("q", 1), query("q_2", 1));
+    assert!(one.open().await.unwrap().is_none() && other.open().await.unwrap().is_none());
+    one.publish(vec![ids([1]), names(&[Some("one")])]).await.unwrap();
+    other.publish(vec![ids([1, 2]), names(&[Some("other"), Some("other")])]).await.unwrap();
+    one.publish(vec![ids([3]), names(&[Some("one")])]).await.unwrap();
+    assert_eq!(database.rows("SELECT * FROM t ORDER BY id").await, ["1|other", "2|other", "3|one"]);
+    let (mut one, mut other) = (query("q", 2), query("q_2", 2));
+    assert_eq!(one.open().await.unwrap().map(|marker| marker.batch.0), Some(2));
+    assert_eq!(other.open().await.unwrap().map(|marker| marker.batch.0), Some(1));
+}
+
+#[tokio::test]
 async fn a_batch_that_is_there_is_not_stored_again() {
     for (key, rows) in [(&[][..], 1), (&[][..], 2000), (&["id"][..], 2)] {
         let database = Database::new().await;
@@ -191,13 +211,42 @@ async fn many_rows_of_new_keys_and_of_known_ones_are_upserted_alike() {
     assert_eq!(database.rows("SELECT * FROM t WHERE id = 7").await, ["7|c7|mine"]);
     for batch in 0..6 {
         let first = 10_000 + batch * 5000;
-        // The third row is known: it is none of those that are looked up.
-        let keys = (first..first + 2).chain([batch]).chain(first + 2..first + 4000);
-        sink.publish(many(keys, "d")).await.unwrap();
+        // The second key is known: it is none of those that are looked up.
+        database.run(&format!("INSERT INTO t VALUES ({}, 'old')", first + 1)).await;
+        sink.publish(many((first..first + 4000).rev(), "d")).await.unwrap();
     }
     assert_eq!(database.rows(total).await, ["32000|32000|cd|32000"]);
-    assert_eq!(database.rows("SELECT count(*) FROM t WHERE id < 8000 AND name LIKE 'd%'").await, ["6"]);
     assert_eq!(database.rows("SELECT kept FROM t WHERE id = 7").await, ["mine"]);
+}
+
+#[tokio::test]
+async fn many_rows_of_known_keys_are_each_written_once_though_one_is_missing_or_another_run_has_taken_over() {
+    let database = Database::new().await;
+    let schema = &database.schema;
+    database.run("CREATE TABLE t (id bigint PRIMARY KEY, name text); CREATE TABLE seen (id bigint)").await;
+    database
+        .run(&format!(
+            "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO {schema}.seen VALUES (NEW.id); \
+             RETURN NEW; END'; CREATE TRIGGER see AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION see()"
+        ))
+        .await;
+    let spec = database.spec(columns(), &["id"], &[]);
+    let mut sink = open(&spec, OutputKind::Append).await;
+    let total = "SELECT count(*), count(DISTINCT id), string_agg(DISTINCT left(name, 1), ''), (SELECT count(*) FROM seen), \
+                 (SELECT count(DISTINCT id) FROM seen) FROM t";
+    for (before, letter) in [("SELECT", "a"), ("SELECT", "b"), ("DELETE FROM t WHERE id = 15000", "c"), ("SELECT", "d")]
+    {
+        database.run(&format!("{before}; TRUNCATE seen")).await;
+        sink.publish(many(0..20_000, letter)).await.unwrap();
+        assert_eq!(database.rows(total).await, [format!("20000|20000|{letter}|20000|20000")]);
+    }
+    let mut later = Publisher::new(&spec, OutputKind::Append, 2).unwrap();
+    later.open().await.unwrap();
+    let error = sink.publish(many(0..20_000, "e")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Owned, "{error}");
+    assert_eq!(database.rows(total).await, ["20000|20000|d|20000|20000"]);
+    later.publish(many(0..20_000, "f")).await.unwrap();
+    assert_eq!(database.rows(total).await, ["20000|20000|f|40000|20000"]);
 }
 
 #[tokio::test]
