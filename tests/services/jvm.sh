@@ -45,7 +45,10 @@ reap() { # one at a time; ends with the service
   while running; do
     sleep 5
     if flock -n -x "$DIR/users" true; then idle=$((idle + 5)); else idle=0; fi
-    [ $idle -lt $IDLE_SECONDS ] || { stop; exit 0; }
+    [ $idle -ge $IDLE_SECONDS ] || continue
+    alone # who starts it now finds it either running, before it is used, or stopped
+    if flock -n -x "$DIR/users" true; then stop; exit 0; fi
+    idle=0; exec 9>&-
   done
 }
 

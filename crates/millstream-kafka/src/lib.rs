@@ -60,7 +60,7 @@ pub fn describe(spec: &TableSpec) -> Result<Description> {
             Guarantee::AtLeastOnce => "at least once",
             _ => "one transaction a batch",
         };
-        let text = format!("kafka {} ({}, {how})", layout.topics.join(";"), layout.value.format());
+        let text = format!("kafka {} ({}, {how})", layout.topics, layout.value.format());
         Ok(Description { guarantee, text })
     };
     described().map_err(|e: millstream_core::Error| e.at(format_args!("table '{}'", spec.name)))

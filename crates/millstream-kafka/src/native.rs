@@ -1,5 +1,5 @@
 //! The calls of the client that its Rust interface doesn't have: taking many records at once, which costs half of
-//! taking them one by one, and asking for the ids of topics.
+//! taking them one by one; waiting for what was sent without looking again and again; and asking for the ids of topics.
 //!
 //! The only file with unsafe code. Every pointer is used within the call that obtained it, save the queue of a
 //! consumer, which is released before its consumer.
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::Producer;
 
 use crate::client::Reports;
 
@@ -190,6 +191,14 @@ impl FetchedRecord<'_> {
             }
         }
     }
+}
+
+/// Has everything sent that waits for company, and waits until all of it was taken or given up; whether that is so.
+pub(crate) fn flush(producer: &impl Producer<Reports>, wait: Duration) -> bool {
+    let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the handle lives as long as the producer, and may be used from any thread.
+    let error = unsafe { native::rd_kafka_flush(producer.client().native_ptr(), wait_ms) };
+    error == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
 /// # Safety

@@ -1,9 +1,11 @@
 //! What the options of a table say of its topic, whichever way it is used: key, value, formats, topic.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use millstream_core::{Error, Result};
 use millstream_io::{METADATA_KEY, Options, TableSpec};
+use regex::Regex;
 
 use crate::avro::Registry;
 
@@ -83,11 +85,85 @@ impl PartFormat {
     }
 }
 
+/// Which topics a table is of.
+#[derive(Clone, Debug)]
+pub(crate) enum Topics {
+    Named(Vec<String>),
+    /// Those whose names it matches, at any time.
+    Matching(TopicPattern),
+}
+
+/// A regular expression that a topic's whole name matches.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicPattern {
+    text: String,
+    regex: Regex,
+}
+
+impl TopicPattern {
+    fn new(text: &str) -> Result<Self> {
+        let regex = Regex::new(&format!("^(?:{text})$")).map_err(|e| {
+            Error::config(format!(
+                "the option 'topic-pattern' = '{text}' is no regular expression that is understood here (look-around and \
+                 back-references of Java are not)"
+            ))
+            .caused_by(e)
+        })?;
+        Ok(Self { text: text.to_string(), regex })
+    }
+
+    /// Whether the topic is one of the table's. The cluster's own, which begin with two underscores, are meant only where
+    /// the pattern begins so.
+    pub(crate) fn matches(&self, topic: &str) -> bool {
+        (!topic.starts_with("__") || self.text.starts_with("__")) && self.regex.is_match(topic)
+    }
+
+    /// As it is written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(names) => f.write_str(&names.join(";")),
+            Self::Matching(pattern) => f.write_str(&pattern.text),
+        }
+    }
+}
+
+impl Topics {
+    fn new(options: &Options) -> Result<Self> {
+        let names = match (options.get("topic"), options.get("topic-pattern")) {
+            (Some(_), Some(_)) => {
+                return Err(Error::config("'topic' and 'topic-pattern' exclude each other: leave one of them out"));
+            }
+            (None, Some(pattern)) => return Ok(Self::Matching(TopicPattern::new(pattern)?)),
+            (Some(names), None) => names,
+            (None, None) => options.required("topic")?,
+        };
+        let names: Vec<String> = names.split(';').map(|t| t.trim().to_string()).collect();
+        if names.iter().any(String::is_empty) {
+            return Err(Error::config("the option 'topic' is empty, or has an empty name in it"));
+        }
+        Ok(Self::Named(names))
+    }
+
+    /// The topic that a schema registry names schemas after, unless the table says otherwise.
+    fn first(&self) -> &str {
+        match self {
+            Self::Named(names) => names.first().map(String::as_str).unwrap_or_default(),
+            Self::Matching(_) => "",
+        }
+    }
+}
+
 /// Key and value of a table's records.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) connector: Connector,
-    pub(crate) topics: Vec<String>,
+    pub(crate) topics: Topics,
     pub(crate) key_columns: Vec<String>,
     pub(crate) key: Option<PartFormat>,
     pub(crate) value: PartFormat,
@@ -105,14 +181,8 @@ impl Layout {
             "upsert-kafka" => Connector::Upsert,
             _ => Connector::Kafka,
         };
-        if options.get("topic-pattern").is_some() {
-            return Err(Error::config("'topic-pattern' is not supported: name the topics, 'topic' = 'a;b'"));
-        }
-        let topics: Vec<String> = options.required("topic")?.split(';').map(|t| t.trim().to_string()).collect();
-        if topics.iter().any(String::is_empty) {
-            return Err(Error::config("the option 'topic' is empty, or has an empty name in it"));
-        }
-        let topic = topics.first().cloned().unwrap_or_default();
+        let topics = Topics::new(options)?;
+        let topic = topics.first();
         let place = Place { subject: format!("{topic}-value"), base_dir: spec.base_dir.clone() };
         let value = value_format(options, place)?;
         let keys = sub_options(options, "key.");
@@ -243,7 +313,7 @@ mod tests {
             &[],
         )
         .unwrap();
-        assert_eq!(layout.topics, ["a", "b"]);
+        assert!(matches!(&layout.topics, Topics::Named(names) if *names == ["a", "b"]));
         assert_eq!(layout.key_columns, ["k_id"]);
         assert_eq!(layout.value.options().get("json.timestamp-format.standard"), Some("SQL"));
         assert_eq!(layout.key.unwrap().options().get("csv.field-delimiter"), Some("|"));
@@ -276,6 +346,19 @@ mod tests {
         let shown = format!("{layout:?} {:?} {:?}", table.unwrap(), layout.value.registry().unwrap().0);
         assert!(!shown.contains("hunter2") && !shown.contains(&path), "{shown}");
         assert!(shown.contains("${env:PATH}") && shown.contains("http://***@registry"), "{shown}");
+    }
+
+    #[test]
+    fn a_pattern_is_of_whole_names_and_not_of_the_clusters_own() {
+        let pattern = TopicPattern::new("orders-.*|old").unwrap();
+        let matching = ["orders-1", "orders-", "old", "older", "my-orders-1", "__orders-1"].map(|t| pattern.matches(t));
+        assert_eq!(matching, [true, true, true, false, false, false]);
+        assert!(!TopicPattern::new(".*").unwrap().matches("__consumer_offsets"));
+        assert!(TopicPattern::new("__mine-.*").unwrap().matches("__mine-1"));
+        let error = TopicPattern::new("(?!x)y").unwrap_err().to_string();
+        assert!(error.contains("'topic-pattern' = '(?!x)y'"), "{error}");
+        let both = layout(&[("connector", "kafka"), ("format", "json"), ("topic-pattern", "x")], &[]).unwrap_err();
+        assert!(both.to_string().contains("exclude each other"), "{both}");
     }
 
     #[test]

@@ -312,6 +312,30 @@ async fn an_open_transaction_of_another_query_does_not_hide_the_marker() {
 }
 
 #[tokio::test]
+async fn two_queries_into_one_topic_keep_a_marker_each() {
+    let topic = broker().topic("shared", 1, &[]);
+    let output = ids(0..3);
+    let spec = spec(output.schema.clone(), &topic, &[("format", "json")], &[]);
+    let owner = |query: &str, epoch| Owner { query: query.into(), incarnation: format!("of {query}"), epoch };
+    let open = async |query: &str, epoch| {
+        let mut sink = millstream_kafka::sink(&spec, query, OutputKind::Append, output.schema.clone()).unwrap();
+        let marker = sink.open(&owner(query, epoch)).await.unwrap();
+        (sink, marker.map(|marker| marker.batch.0))
+    };
+    let permit = |query: &str, batch: u64| {
+        let marker = Marker { owner: owner(query, 1), batch: BatchId(batch), digest: Digest(batch) };
+        Permit::unchecked(marker, batch.checked_sub(1).filter(|batch| *batch > 0).map(BatchId))
+    };
+    let ((mut one, none), (mut other, neither)) = (open("q", 1).await, open("q_2", 1).await);
+    assert_eq!((none, neither), (None, None));
+    one.publish(&permit("q", 1), &output).await.unwrap();
+    other.publish(&permit("q_2", 1), &output).await.unwrap();
+    one.publish(&permit("q", 2), &output).await.unwrap();
+    assert_eq!(broker().read(&topic).len(), 9);
+    assert_eq!((open("q", 2).await.1, open("q_2", 2).await.1), (Some(2), Some(1)));
+}
+
+#[tokio::test]
 async fn a_batch_that_does_not_follow_the_marker_is_refused() {
     let topic = broker().topic("cas", 1, &[]);
     let output = ids(0..3);

@@ -387,6 +387,60 @@ async fn a_compacted_topic_that_lost_records_of_a_range_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_made_while_it_is_looked_for_is_read() {
+    let topic = broker::unique("soon");
+    let later = std::thread::spawn({
+        let topic = topic.clone();
+        move || {
+            std::thread::sleep(Duration::from_millis(500));
+            broker().make_topic(&topic, 1, &[]);
+            send(&topic, 0, 0..3);
+        }
+    });
+    let source = source(&spec(&topic, ids(), &[])).unwrap();
+    until(&source, &Positions::new(), |offer| !offer.as_ref().unwrap().ranges.is_empty()).await.unwrap();
+    later.join().unwrap();
+    assert_eq!(read(&source, &mut Positions::new()).await.unwrap(), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn topics_that_match_a_pattern_are_read_when_they_come_and_missed_when_they_go() {
+    let name = broker::unique("pattern");
+    let (first, second, other) = (format!("{name}-a"), format!("{name}-b"), format!("other-{name}-c"));
+    let pattern = |pattern: &str| {
+        let mut table = spec("", ids(), &[]);
+        let servers = ("properties.bootstrap.servers", broker().servers());
+        let options = [("connector", "kafka"), ("topic-pattern", pattern), servers, ("format", "json")];
+        table.options = options.into_iter().collect();
+        source(&table).unwrap()
+    };
+    broker().make_topic(&first, 2, &[]);
+    broker().make_topic(&other, 1, &[]);
+    send(&first, 0, 0..2);
+    send(&first, 1, 2..4);
+    send(&other, 0, 100..104);
+    let (source, mut positions) = (pattern(&format!("{name}-.*")), Positions::new());
+    let mut read_now = read(&source, &mut positions).await.unwrap();
+    read_now.sort();
+    assert_eq!(read_now, [0, 1, 2, 3]);
+
+    broker().make_topic(&second, 1, &[]);
+    send(&second, 0, 10..12);
+    let found = until(&source, &positions, |offer| !offer.as_ref().unwrap().ranges.is_empty()).await.unwrap();
+    assert_eq!(found.ranges[0].partition.as_str(), format!("{second}-0"));
+    assert_eq!(read(&source, &mut positions).await.unwrap(), [10, 11]);
+
+    broker().delete_topic(&first);
+    let gone = until(&source, &positions, |offer| offer.is_err()).await.unwrap_err();
+    assert!(gone.kind() == ErrorKind::Input && gone.to_string().contains(&format!("'{first}' is not on")), "{gone}");
+    // Nor is it forgotten over a restart.
+    let gone = pattern(&format!("{name}-.*")).offer(&positions, ALL).await.unwrap_err();
+    assert!(gone.kind() == ErrorKind::Input && gone.to_string().contains(&format!("'{first}' is not on")), "{gone}");
+    let none = pattern(&format!("{name}-[0-9]")).offer(&Positions::new(), ALL).await.unwrap_err();
+    assert!(none.kind() == ErrorKind::Input && none.to_string().contains("'topic-pattern'"), "{none}");
+}
+
+#[tokio::test]
 async fn a_topic_that_is_not_there_is_named() {
     let error: Error =
         source(&spec("millstream-no-such-topic", ids(), &[])).unwrap().offer(&Positions::new(), ALL).await.unwrap_err();

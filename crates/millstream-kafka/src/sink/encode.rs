@@ -26,6 +26,11 @@ impl Encoded {
         self.bytes.get(start..end)
     }
 
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
+    }
+
     fn push(&mut self, value: Option<&[u8]>) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value.unwrap_or_default());
@@ -33,12 +38,17 @@ impl Encoded {
     }
 }
 
+/// Bytes of records at the most whose memory is kept for the next batch.
+const SPARE_BYTES_MAX: usize = 16 << 20;
+
 /// Encodes some columns of rows.
 pub(super) struct PartEncoder {
     columns: Vec<usize>,
     /// The columns by the names that they have in the record.
     schema: SchemaRef,
     how: How,
+    /// The memory of an earlier batch.
+    spare: Encoded,
 }
 
 enum How {
@@ -78,7 +88,7 @@ impl PartEncoder {
                 return Err(Error::config(format!("the format '{other}' can't be written to Kafka: choose {WRITTEN}")));
             }
         };
-        let mut made = Self { columns, schema, how };
+        let mut made = Self { columns, schema, how, spare: Encoded::default() };
         if matches!(made.how, How::Raw) {
             made.check_raw()?;
         }
@@ -107,6 +117,13 @@ impl PartEncoder {
         }
     }
 
+    /// Takes the memory back for the next batch, where it is not too much to keep.
+    pub(super) fn reuse(&mut self, encoded: Encoded) {
+        if encoded.bytes.capacity() <= SPARE_BYTES_MAX {
+            self.spare = encoded;
+        }
+    }
+
     /// The records of these rows.
     pub(super) fn encode(&mut self, rows: &RecordBatch) -> Result<Encoded> {
         let rows = rows.project(&self.columns)?.with_schema(self.schema.clone())?;
@@ -114,12 +131,13 @@ impl PartEncoder {
     }
 
     fn encode_columns(&mut self, rows: &RecordBatch) -> Result<Encoded> {
-        let mut encoded = Encoded::default();
+        let mut encoded = std::mem::take(&mut self.spare);
+        encoded.clear();
         match &mut self.how {
             How::Lines(encoder) => {
                 encoder.encode(rows, &mut encoded.bytes)?;
                 let mut start = 0;
-                for (at, _) in encoded.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+                for at in memchr::memchr_iter(b'\n', &encoded.bytes) {
                     encoded.spans.push(Some((start, at)));
                     start = at + 1;
                 }

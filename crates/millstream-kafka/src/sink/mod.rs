@@ -30,7 +30,7 @@ use self::marker::{Claim, MarkerPlace, MarkerReader, UpTo};
 use self::producer::{Failure, RecordProducer};
 use self::rows::{Record, RowEncoder};
 use crate::client::Connection;
-use crate::table::Layout;
+use crate::table::{Layout, Topics};
 
 /// Where the markers of queries lie unless the table says otherwise.
 const MARKER_TOPIC: &str = "__millstream_markers";
@@ -74,8 +74,9 @@ impl KafkaSink {
         let layout = Layout::new(spec)?;
         let connection = Connection::new(&spec.options, &spec.base_dir)?;
         let guarantee = guarantee(spec)?;
-        let [topic] = layout.topics.as_slice() else {
-            return Err(Error::config("a table of several topics can't be written to: name one"));
+        let topic = match &layout.topics {
+            Topics::Named(names) if let [topic] = names.as_slice() => topic,
+            _ => return Err(Error::config("a table of several topics can't be written to: name one, 'topic' = 'a'")),
         };
         if let Some(column) = spec.partitioned_by.first() {
             return Err(Error::config(format!(

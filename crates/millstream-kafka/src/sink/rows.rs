@@ -118,7 +118,15 @@ impl RowEncoder {
             match self.meaning {
                 Meaning::Append => (0..rows.len).try_for_each(|row| send(rows.record(row, rows.values.get(row))))?,
                 Meaning::Changes => rows.changes(&mut send)?,
-                Meaning::Upsert => upserts.push(rows),
+                Meaning::Upsert => {
+                    upserts.push(rows);
+                    continue;
+                }
+            }
+            let Rows { keys, values, .. } = rows;
+            self.value.reuse(values);
+            if let (Some(key), Some(keys)) = (&mut self.key, keys) {
+                key.reuse(keys);
             }
         }
         let mut last = HashMap::new();

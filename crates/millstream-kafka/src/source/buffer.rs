@@ -5,23 +5,73 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The memory of blocks that were let go, for those that come: fresh memory costs the kernel more than the copying of the
+/// records into it.
+#[derive(Debug, Default)]
+pub(super) struct Spares {
+    parts: Mutex<Vec<Parts>>,
+    /// Bytes of the last block: the next one is about as large.
+    last_bytes: AtomicUsize,
+}
+
+impl Spares {
+    /// Blocks at the most that are kept.
+    const COUNT_MAX: usize = 64;
+    /// Bytes at the most of one that is kept.
+    const BYTES_MAX: usize = 2 << 20;
+
+    fn take(&self) -> Parts {
+        let spare = self.parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = self.last_bytes.load(Ordering::Relaxed).min(Self::BYTES_MAX);
+        // A little more, or the last record of every other block would move all of them.
+        spare.unwrap_or_else(|| Parts { bytes: Vec::with_capacity(bytes + bytes / 8), ..Parts::default() })
+    }
+
+    fn give(&self, mut parts: Parts) {
+        parts.bytes.clear();
+        parts.entries.clear();
+        parts.headers.clear();
+        let mut all = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.bytes.capacity() <= Self::BYTES_MAX && all.len() < Self::COUNT_MAX {
+            all.push(parts);
+        }
+    }
+}
 
 /// The records of one partition that came together. Never changed.
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
+    parts: Parts,
+    /// Where the memory goes afterwards.
+    spares: Option<Arc<Spares>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
+struct Parts {
+    /// Key and value of each record, one behind the other.
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Of every record, or of none.
+    headers: Vec<Headers>,
+}
+
+/// Where a record lies, in a few bytes: there may be millions of them.
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     offset: u64,
-    timestamp_ms: Option<i64>,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
-    headers: Headers,
+    timestamp_ms: i64,
+    start: usize,
+    key_len: u32,
+    value_len: u32,
 }
+
+/// Instead of a length or a time: there is none. The client knows no part of a record that is so long, and no time before
+/// 1970.
+const NO_LEN: u32 = u32::MAX;
+const NO_TIME: i64 = i64::MIN;
 
 /// A record's headers, in its order.
 pub(super) type Headers = Vec<(String, Option<Vec<u8>>)>;
@@ -33,58 +83,94 @@ pub(super) struct Stored<'a> {
     pub(super) timestamp_ms: Option<i64>,
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: &'a Headers,
+    pub(super) headers: &'a [(String, Option<Vec<u8>>)],
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(spares) = self.spares.take() {
+            spares.give(std::mem::take(&mut self.parts));
+        }
+    }
 }
 
 impl Block {
-    /// Appends a record.
+    /// An empty one in memory that was used before, where there is some.
+    pub(super) fn within(spares: &Arc<Spares>) -> Self {
+        Self { parts: spares.take(), spares: Some(spares.clone()) }
+    }
+
+    /// It is full: how much it holds says how much the next one will.
+    pub(super) fn close(&self) {
+        if let Some(spares) = &self.spares {
+            spares.last_bytes.store(self.bytes(), Ordering::Relaxed);
+        }
+    }
+
+    /// Appends a record. Headers are given of all records of a block, or of none.
     pub(super) fn push(
         &mut self,
         offset: u64,
         timestamp_ms: Option<i64>,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: Headers,
+        headers: Option<Headers>,
     ) {
+        let Parts { bytes, entries, headers: all } = &mut self.parts;
+        let start = bytes.len();
         let mut keep = |part: Option<&[u8]>| {
-            part.map(|part| {
-                let start = self.bytes.len();
-                self.bytes.extend_from_slice(part);
-                start..self.bytes.len()
-            })
+            bytes.extend_from_slice(part.unwrap_or_default());
+            part.map_or(NO_LEN, |part| u32::try_from(part.len()).unwrap_or(NO_LEN))
         };
-        let (key, value) = (keep(key), keep(value));
-        self.entries.push(Entry { offset, timestamp_ms, key, value, headers });
+        let (key_len, value_len) = (keep(key), keep(value));
+        entries.push(Entry { offset, timestamp_ms: timestamp_ms.unwrap_or(NO_TIME), start, key_len, value_len });
+        all.extend(headers);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.parts.entries.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.parts.bytes.len()
     }
 
     pub(super) fn last_offset(&self) -> Option<u64> {
-        self.entries.last().map(|entry| entry.offset)
+        self.parts.entries.last().map(|entry| entry.offset)
     }
 
     /// The record of this number.
     pub(super) fn get(&self, at: usize) -> Option<Stored<'_>> {
-        let Entry { offset, timestamp_ms, key, value, headers } = self.entries.get(at)?;
-        let part = |span: &Option<Range<usize>>| span.clone().and_then(|span| self.bytes.get(span));
-        Some(Stored { offset: *offset, timestamp_ms: *timestamp_ms, key: part(key), value: part(value), headers })
+        let Entry { offset, timestamp_ms, start, key_len, value_len } = *self.parts.entries.get(at)?;
+        let part = |start: usize, len: u32| match len {
+            NO_LEN => None,
+            len => self.parts.bytes.get(start..start + len as usize),
+        };
+        let value_start = start + if key_len == NO_LEN { 0 } else { key_len as usize };
+        Some(Stored {
+            offset,
+            timestamp_ms: (timestamp_ms != NO_TIME).then_some(timestamp_ms),
+            key: part(start, key_len),
+            value: part(value_start, value_len),
+            headers: self.parts.headers.get(at).map(Vec::as_slice).unwrap_or_default(),
+        })
     }
 
     /// The number of the first record at or past the offset.
     pub(super) fn lower_bound(&self, offset: u64) -> usize {
-        self.entries.partition_point(|entry| entry.offset < offset)
+        self.parts.entries.partition_point(|entry| entry.offset < offset)
     }
 
-    fn size(&self, at: usize) -> u64 {
-        let entry = self.entries.get(at);
-        let len = |span: &Option<Range<usize>>| span.as_ref().map_or(0, |span| span.len() as u64);
-        entry.map_or(0, |entry| len(&entry.key) + len(&entry.value))
+    /// The entries of these records, for their offsets and sizes.
+    fn entries(&self, rows: Range<usize>) -> &[Entry] {
+        self.parts.entries.get(rows).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    fn size(&self) -> u64 {
+        let len = |len: u32| if len == NO_LEN { 0 } else { u64::from(len) };
+        len(self.key_len) + len(self.value_len)
     }
 }
 
@@ -191,15 +277,14 @@ impl Buffer {
     pub(super) fn cut(&self, from: u64, rows_max: u64, bytes_max: u64, at_least: u64) -> Option<Cut> {
         let mut cut: Option<Cut> = None;
         for slice in self.slices(from, self.until.unwrap_or(u64::MAX)) {
-            for at in slice.rows {
-                let Some(record) = slice.block.get(at) else { break };
-                let size = slice.block.size(at);
+            for entry in slice.block.entries(slice.rows) {
+                let size = entry.size();
                 let Cut { rows, bytes, .. } = cut.unwrap_or(Cut { end: from, rows: 0, bytes: 0 });
                 let fits = rows < rows_max && bytes.saturating_add(size) <= bytes_max;
-                if !fits && record.offset >= at_least {
+                if !fits && entry.offset >= at_least {
                     return cut;
                 }
-                cut = Some(Cut { end: record.offset + 1, rows: rows + 1, bytes: bytes + size });
+                cut = Some(Cut { end: entry.offset + 1, rows: rows + 1, bytes: bytes + size });
             }
         }
         cut
@@ -232,7 +317,7 @@ mod tests {
     /// Records at these offsets, of ten bytes each.
     fn block(offsets: &[u64]) -> Block {
         let mut block = Block::default();
-        offsets.iter().for_each(|o| block.push(*o, None, Some(b"key"), Some(b"value.."), vec![]));
+        offsets.iter().for_each(|o| block.push(*o, None, Some(b"key"), Some(b"value.."), None));
         block
     }
 
@@ -280,6 +365,32 @@ mod tests {
         buffer.push(block(&[14]));
         assert_eq!(buffer.position(), 14);
         assert!(Buffer::new(5, Some(5), 0).is_complete());
+    }
+
+    #[test]
+    fn a_block_holds_what_it_was_given_whatever_its_memory_held_before() {
+        let spares = Arc::new(Spares::default());
+        let header = |name: &str| Some(vec![(name.to_string(), None)]);
+        for round in 0..3u64 {
+            let mut block = Block::within(&spares);
+            assert_eq!((block.len(), block.bytes()), (0, 0));
+            block.push(round, Some(0), None, Some(b"long value"), header("a"));
+            block.push(round + 1, None, Some(b""), None, header("b"));
+            block.push(round + 2, Some(-1), Some(b"k"), Some(b""), header("c"));
+            let all: Vec<_> = (0..3).map(|at| block.get(at).unwrap()).collect();
+            assert!(block.get(3).is_none());
+            let times: Vec<_> = all.iter().map(|r| r.timestamp_ms).collect();
+            assert_eq!(times, [Some(0), None, Some(-1)]);
+            let parts: Vec<_> = all.iter().map(|r| (r.key, r.value, r.headers[0].0.as_str())).collect();
+            let wanted: [(Option<&[u8]>, Option<&[u8]>, &str); 3] =
+                [(None, Some(b"long value"), "a"), (Some(b""), None, "b"), (Some(b"k"), Some(b""), "c")];
+            assert_eq!(parts, wanted);
+        }
+        assert_eq!(spares.parts.lock().unwrap().len(), 1);
+        let mut large = Block::within(&spares);
+        large.push(0, None, None, Some(&vec![0; Spares::BYTES_MAX + 1]), None);
+        drop(large);
+        assert!(spares.parts.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The client here has no assignment, so that no question of its own waits behind a fetch that is under way.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,9 +12,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use super::start::TopicPartition;
 use crate::client::{Connection, Reports, ask};
 use crate::native::{TopicFacts, describe_topics};
+use crate::table::TopicPattern;
 
 /// What one call to the cluster may take.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a topic may be unknown before it is taken to be missing, and how often it is looked for.
+pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Properties of every consumer here.
 const OWN: [(&str, &str); 5] = [
@@ -57,11 +62,42 @@ impl Cluster {
         Ok(Self { client, connection: connection.clone(), reports })
     }
 
-    /// The topics, all of which are there.
+    /// The topics, all of which are there, or are seen within [`SEEN_WITHIN`].
     ///
     /// # Errors
     /// [`ErrorKind::Input`] where one is not there, [`ErrorKind::Retry`] where the cluster doesn't answer.
     pub(super) fn topics(&self, names: &[String]) -> Result<Vec<TopicFacts>> {
+        let begun = Instant::now();
+        loop {
+            match self.look(names) {
+                // A broker answers who makes a topic before everybody who asks for it sees it, and forgets what it
+                // knew when it starts.
+                Err(error) if error.kind() == ErrorKind::Input && begun.elapsed() < SEEN_WITHIN => {
+                    std::thread::sleep(LOOK_AGAIN_AFTER);
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// The names of the topics that the pattern is of, without those of the cluster's own.
+    pub(super) fn matching(&self, pattern: &TopicPattern) -> Result<Vec<String>> {
+        let asked =
+            ask(&self.client, &self.reports, CALL_TIMEOUT, |wait| self.client.fetch_metadata(None::<&str>, wait));
+        let metadata = asked.map_err(|error| {
+            let what = format!("the cluster {} can't be asked for its topics", self.connection.servers());
+            self.failed(ErrorKind::Retry, &what, &error)
+        })?;
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        let mut names: Vec<String> = names.filter(|name| pattern.matches(name)).map(str::to_string).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn look(&self, names: &[String]) -> Result<Vec<TopicFacts>> {
+        if names.is_empty() {
+            return Ok(vec![]);
+        }
         let servers = self.connection.servers();
         let asked = ask(&self.client, &self.reports, CALL_TIMEOUT, |wait| {
             describe_topics(&self.client, names, wait).map_err(KafkaError::Global)

@@ -1,6 +1,6 @@
 //! What is known of the topics of a table, and what is offered of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,21 +10,22 @@ use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::buffer::{Buffer, Slice};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, LOOK_AGAIN_AFTER, SEEN_WITHIN};
 use super::range::{RangeRead, Readers, gone};
 use super::reading::{START, Stamp};
 use super::rows::RowReader;
 use super::start::{Mark, Scan, TopicPartition};
 use super::tail::{Fetch, Tail};
-use super::{Lost, id_of};
+use super::{Lost, id_of, partition_of};
 use crate::native::TopicFacts;
+use crate::table::Topics;
 
 /// Everything behind a source; its calls to the cluster block.
 pub(super) struct Inner {
     pub(super) cluster: Cluster,
     pub(super) readers: Readers,
     pub(super) rows: RowReader,
-    pub(super) topics: Vec<String>,
+    pub(super) topics: Topics,
     pub(super) scan: Scan,
     pub(super) lost: Lost,
     pub(super) discovery: Duration,
@@ -67,7 +68,15 @@ impl Inner {
 
     /// Finds the partitions and where each of them begins and ends, and begins to fetch.
     pub(super) fn begin(&self, from: &Positions) -> Result<Arc<Tail>> {
-        let facts = self.cluster.topics(&self.topics)?;
+        let read = from.keys().filter_map(|id| partition_of(id).ok()).map(|(topic, _)| topic);
+        let facts = self.cluster.topics(&self.names(read.collect())?)?;
+        if let (Topics::Matching(pattern), true) = (&self.topics, facts.is_empty()) {
+            return Err(Error::input(format!(
+                "no topic on {} matches 'topic-pattern' = '{}': make one, or look for a slip in the pattern",
+                self.cluster.connection.servers(),
+                pattern.text()
+            )));
+        }
         let all = partitions(&facts);
         let unread: Vec<_> = all.iter().filter(|tp| !from.contains_key(&id_of(tp))).cloned().collect();
         // A query that has begun knows every place that was chosen: the others hold only what came later.
@@ -107,9 +116,29 @@ impl Inner {
         Ok(tail)
     }
 
+    /// The topics to look at: where they are known by a pattern, those that are there, and those that were `read`, which
+    /// are missed when they are gone.
+    fn names(&self, read: BTreeSet<String>) -> Result<Vec<String>> {
+        let pattern = match &self.topics {
+            Topics::Named(names) => return Ok(names.clone()),
+            Topics::Matching(pattern) => pattern,
+        };
+        let begun = Instant::now();
+        loop {
+            let names: BTreeSet<String> =
+                self.cluster.matching(pattern)?.into_iter().chain(read.iter().cloned()).collect();
+            // As for a topic that is named: it may have been made just now.
+            if !names.is_empty() || begun.elapsed() >= SEEN_WITHIN {
+                return Ok(names.into_iter().collect());
+            }
+            std::thread::sleep(LOOK_AGAIN_AFTER);
+        }
+    }
+
     /// Finds new partitions, and topics that are others now.
     pub(super) fn look(&self) {
-        let found = self.cluster.topics(&self.topics);
+        let known = self.follow().ids.keys().cloned().collect();
+        let found = self.names(known).and_then(|names| self.cluster.topics(&names));
         let mut follow = self.follow();
         (follow.looking, follow.looked) = (false, Some(Instant::now()));
         match found.and_then(|facts| self.compare(&mut follow, &facts)) {
@@ -132,6 +161,7 @@ impl Inner {
         }
         // A bounded table is what it was when it was looked at first.
         let Some(tail) = follow.tail.clone().filter(|_| self.scan.until.is_none()) else { return Ok(()) };
+        follow.ids.extend(facts.iter().map(|topic| (topic.name.clone(), topic.id)));
         let mut fetch = tail.fetch()?;
         for tp in partitions(facts) {
             if !fetch.buffers.contains_key(&tp) {

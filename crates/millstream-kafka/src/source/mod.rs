@@ -12,6 +12,9 @@
 //! the rows of a key is that of its partition: who writes a key always to the same partition, as every producer does that
 //! places records by key, loses nothing by reading partitions side by side.
 //!
+//! **Topics by a pattern.** They are looked for as partitions are: a topic that is made later is read from its first record.
+//! One that was read and is gone is an error, as it is for a topic that is named.
+//!
 //! **Where it begins.** Where reading doesn't begin at a partition's first record, the first offer holds a range before the
 //! place where it begins, stamped `start`, which gives no rows: so the place is stored with the first batch, and a restart
 //! doesn't choose another. Partitions found later begin at their first record.
@@ -46,7 +49,7 @@ use self::reading::{From, Reading, START, Stamp};
 use self::rows::TableRows;
 use self::start::{Scan, TopicPartition};
 use crate::client::Connection;
-use crate::table::Layout;
+use crate::table::{Layout, Topics};
 
 /// How long an offer waits for the first fetch of a partition.
 const FIRST_FETCH_MAX: Duration = Duration::from_secs(5);
@@ -66,7 +69,7 @@ enum Lost {
 pub struct KafkaTable {
     schema: SchemaRef,
     connection: Connection,
-    topics: Vec<String>,
+    topics: Topics,
     rows: TableRows,
     scan: Scan,
     lost: Lost,

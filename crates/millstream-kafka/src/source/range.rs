@@ -11,7 +11,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::buffer::{Block, Slice};
+use super::buffer::{Block, Slice, Spares};
 use super::cluster;
 use super::start::TopicPartition;
 use crate::client::{Connection, Reports};
@@ -28,6 +28,7 @@ const POOL_MAX: usize = 4;
 pub(super) struct Readers {
     connection: Connection,
     with_headers: bool,
+    spares: Arc<Spares>,
     idle: Arc<Mutex<Vec<Reader>>>,
 }
 
@@ -38,7 +39,7 @@ struct Reader {
 
 impl Readers {
     pub(super) fn new(connection: &Connection, with_headers: bool) -> Self {
-        Self { connection: connection.clone(), with_headers, idle: Arc::default() }
+        Self { connection: connection.clone(), with_headers, spares: Arc::default(), idle: Arc::default() }
     }
 
     /// Begins to read the records of a partition from `from` up to `to`. Blocks.
@@ -119,13 +120,13 @@ impl RangeRead {
         let Self { reader: Some(reader), tp, to, position, pending, readers, .. } = self else {
             return Err(Error::bug("a range is read after its end"));
         };
-        let mut block = Block::default();
+        let mut block = Block::within(&readers.spares);
         let mut failure = None;
         reader.fetcher.take(Duration::from_millis(20), |fetched| match fetched {
             Fetched::Record(record) if record.topic() == tp.0 && record.partition() == tp.1 => {
                 let offset = record.offset();
                 if offset >= *position && offset < *to {
-                    let headers = if readers.with_headers { record.headers() } else { vec![] };
+                    let headers = readers.with_headers.then(|| record.headers());
                     block.push(offset, record.timestamp_ms(), record.key(), record.value(), headers);
                 }
                 *position = (*position).max(offset + 1);

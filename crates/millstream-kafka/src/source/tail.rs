@@ -4,7 +4,7 @@
 //! for a fetch. Only this thread moves where a partition is fetched from: what it is handed by the client is then of the
 //! place where it stands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use super::buffer::{Block, Buffer};
+use super::buffer::{Block, Buffer, Spares};
 use super::cluster;
 use super::start::TopicPartition;
 use crate::client::{Connection, Reports};
-use crate::native::{Fetched, Fetcher};
+use crate::native::{Fetched, FetchedRecord, Fetcher};
 
 /// Bytes of records at the most that wait for a batch, over all partitions; the client holds some more.
-const BUFFER_BYTES_MAX: usize = 64 << 20;
+const BUFFER_BYTES_MAX: usize = 32 << 20;
 
 /// How long the thread waits for a record before it looks what else is to do.
 const TAKE_WAIT: Duration = Duration::from_millis(100);
@@ -60,6 +60,7 @@ struct Shared {
     fetcher: Fetcher,
     reports: Reports,
     with_headers: bool,
+    spares: Arc<Spares>,
 }
 
 /// Follows partitions until it is dropped.
@@ -80,6 +81,7 @@ impl Tail {
             fetcher: Fetcher::new(consumer),
             reports,
             with_headers,
+            spares: Arc::default(),
         });
         let tail = Self { shared: shared.clone() };
         let thread = std::thread::Builder::new().name("kafka tail".into()).spawn(move || shared.run());
@@ -138,6 +140,25 @@ impl Drop for Tail {
     }
 }
 
+/// What one take gave of a partition.
+struct Taken {
+    /// The client's own name of the topic. It may free a topic and use the address for another one: it holds for one take.
+    topic_id: usize,
+    tp: TopicPartition,
+    block: Block,
+}
+
+impl Taken {
+    fn of(record: &FetchedRecord<'_>, spares: &Arc<Spares>) -> Self {
+        let tp = (record.topic().to_string(), record.partition());
+        Self { topic_id: record.topic_id(), tp, block: Block::within(spares) }
+    }
+
+    fn holds(&self, record: &FetchedRecord<'_>) -> bool {
+        self.tp.1 == record.partition() && self.topic_id == record.topic_id()
+    }
+}
+
 impl Shared {
     fn fetch(&self) -> MutexGuard<'_, Fetch> {
         self.fetch.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,17 +203,21 @@ impl Shared {
     }
 
     fn take(&self) {
-        // The client may free a topic and use its address for another one: names hold for one take only.
-        let mut names: HashMap<usize, String> = HashMap::new();
-        let mut blocks: BTreeMap<(usize, i32), Block> = BTreeMap::new();
+        let mut blocks: Vec<Taken> = vec![];
+        let mut last = 0;
         let mut reached: Vec<(TopicPartition, u64)> = vec![];
         let mut broken: Vec<(TopicPartition, Broken)> = vec![];
         self.fetcher.take(TAKE_WAIT, |fetched| match fetched {
             Fetched::Record(record) => {
-                let id = record.topic_id();
-                names.entry(id).or_insert_with(|| record.topic().to_string());
-                let headers = if self.with_headers { record.headers() } else { vec![] };
-                let block = blocks.entry((id, record.partition())).or_default();
+                // Records of a partition come in runs.
+                if !blocks.get(last).is_some_and(|taken| taken.holds(&record)) {
+                    last = blocks.iter().position(|taken| taken.holds(&record)).unwrap_or_else(|| {
+                        blocks.push(Taken::of(&record, &self.spares));
+                        blocks.len() - 1
+                    });
+                }
+                let Some(Taken { block, .. }) = blocks.get_mut(last) else { return };
+                let headers = self.with_headers.then(|| record.headers());
                 block.push(record.offset(), record.timestamp_ms(), record.key(), record.value(), headers);
             }
             Fetched::End { topic, partition, offset } => reached.push(((topic.to_string(), partition), offset)),
@@ -207,9 +232,8 @@ impl Shared {
         let mut complete = vec![];
         // What was asked to move meanwhile stands elsewhere: this is of the place where it stood.
         let moving: Vec<TopicPartition> = fetch.moves.iter().map(|(tp, _)| tp.clone()).collect();
-        for ((topic, partition), block) in blocks {
-            let Some(topic) = names.get(&topic) else { continue };
-            let tp = (topic.clone(), partition);
+        for Taken { tp, block, .. } in blocks {
+            block.close();
             if moving.contains(&tp) {
                 continue;
             }
@@ -219,7 +243,7 @@ impl Shared {
                     complete.push(tp.clone());
                 }
             }
-            if let Some(end) = self.fetcher.known_end(topic, partition) {
+            if let Some(end) = self.fetcher.known_end(&tp.0, tp.1) {
                 fetch.ends.insert(tp, end);
             }
         }
