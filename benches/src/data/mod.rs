@@ -160,13 +160,16 @@ pub fn updates(settings: &Settings, table: &Changing, updates: u64) -> Result<In
     })
 }
 
+/// Writes a row of numbers.
+type WriteRow = fn(&mut Vec<u8>, u64, u64, u64) -> std::io::Result<()>;
+
 /// The rows that a table is loaded with and the updates after them in one file, as they are or in Debezium's envelope.
 ///
 /// # Errors
 /// Where the file can't be written.
 pub fn loaded_and_updated(settings: &Settings, table: &Changing, updates: u64, form: Form) -> Result<Input> {
     let mut n = 0u64;
-    let (name, write): (_, fn(&mut Vec<u8>, u64, u64, u64) -> std::io::Result<()>) = match form {
+    let (name, write): (_, WriteRow) = match form {
         Form::Rows => ("changing", changing::row),
         Form::Debezium => ("debezium", changing::envelope),
     };
