@@ -7,7 +7,7 @@ use millstream_core::Result;
 use super::{StreamFrame, of_datafusion};
 use crate::sql::{AsOfTime, joins_as_of};
 
-/// A table that is read as it was at a time: of [`crate::Session::table_as_of`], for [`StreamFrame::join_as_of`].
+/// A table that is read as it was at a time: of [`crate::session::Session::table_as_of`], for [`StreamFrame::join_as_of`].
 #[derive(Clone, Debug)]
 pub struct TableAsOf {
     plan: LogicalPlan,
