@@ -1,14 +1,9 @@
 //! What a batch means for a table with a key: the last word about each key is what counts.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
-
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use millstream_core::{Error, Result};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::encode::writer;
 use crate::table::Target;
@@ -41,24 +36,11 @@ pub(crate) fn last_per_key(
         let start = row.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
         ends.get(row).and_then(|end| all.get(start..*end)).unwrap_or_default()
     };
-    let mut last: HashMap<Key<'_>, usize, BuildHasherDefault<AsIs>> =
-        HashMap::with_capacity_and_hasher(rows, BuildHasherDefault::default());
-    let mut winners: Vec<usize> = Vec::with_capacity(rows);
-    for row in 0..rows {
-        let bytes = key_of(row);
-        match last.entry(Key { hash: xxh3_64(bytes), bytes }) {
-            Entry::Vacant(entry) => {
-                entry.insert(winners.len());
-                winners.push(row);
-            }
-            Entry::Occupied(entry) => {
-                if let Some(winner) = winners.get_mut(*entry.get()) {
-                    *winner = row;
-                }
-            }
-        }
-    }
-    winners.sort_by_key(|row| key_of(*row));
+    let mut sorted: Vec<usize> = (0..rows).collect();
+    // Stable: of the rows of one key the last one stays last.
+    sorted.sort_by_key(|row| key_of(*row));
+    let of_one_key = sorted.chunk_by(|a, b| key_of(*a) == key_of(*b));
+    let winners: Vec<usize> = of_one_key.filter_map(|rows| rows.last().copied()).collect();
     let Some(ops) = ops else { return Ok(Changes { puts: winners, deletes: vec![] }) };
     let mut changes = Changes::default();
     for row in winners {
@@ -116,37 +98,6 @@ fn equal_floats(column: &ArrayRef, wire: &Wire) -> ArrayRef {
             None => column.clone(),
         },
         _ => column.clone(),
-    }
-}
-
-/// A key with its hash. Equal by its bytes: a hash that two keys share costs time, not a row.
-#[derive(PartialEq, Eq)]
-struct Key<'a> {
-    hash: u64,
-    bytes: &'a [u8],
-}
-
-impl Hash for Key<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// Takes a hash for what it is.
-#[derive(Default)]
-struct AsIs(u64);
-
-impl Hasher for AsIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64(bytes);
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }
 

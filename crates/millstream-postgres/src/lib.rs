@@ -10,6 +10,7 @@ mod connect;
 mod copy;
 mod encode;
 mod failure;
+mod guess;
 mod lookup;
 mod marker;
 mod name;

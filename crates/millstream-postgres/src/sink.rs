@@ -13,7 +13,7 @@
 //! under way is waited for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array};
@@ -21,6 +21,7 @@ use arrow::compute::{concat_batches, take_arrays};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::future::join;
+use futures::{StreamExt, TryStreamExt, stream};
 use millstream_core::sink::{Guarantee, Marker, Output, OutputKind, Owner, Permit, Sink};
 use millstream_core::{Error, Result};
 use tokio_postgres::Client;
@@ -31,14 +32,19 @@ use crate::connect::Session;
 use crate::copy::{Copy, Outcome, begin, copy, give_up};
 use crate::encode::canonical;
 use crate::failure::failed;
+use crate::guess::Guess;
 use crate::marker::{MarkerRow, Move};
 use crate::name::TableName;
 use crate::settings::Settings;
-use crate::statement::{Rows, Statement, Writing};
+use crate::statement::{Found, Rows, Statement, Writing};
 use crate::table::{Table, Wanted, value};
 
 /// From how many rows on COPY is faster than one statement, its more round trips included.
 const COPY_FROM_ROWS: u64 = 512;
+
+/// Statements of a transaction that are on their way at the same time: the next one is made and sent while the server works
+/// on one.
+const ON_THEIR_WAY: usize = 2;
 
 /// Each statement looks its keys up in the index. The planner would rather read the whole table, once a statement, as long
 /// as it is not much larger than the batch; and would rather compile it, in more time than it takes.
@@ -67,34 +73,6 @@ struct Open {
     merge_refused: AtomicBool,
     all_new: Guess,
     all_known: Guess,
-}
-
-/// Whether the next batch may be of new keys, or of known ones only: after one that was not, fewer and fewer of those that
-/// follow are tried.
-#[derive(Debug, Default)]
-struct Guess {
-    skip: AtomicU32,
-    step: AtomicU32,
-}
-
-impl Guess {
-    /// Batches at the most that are not tried in a row.
-    const SKIP_MAX: u32 = 64;
-
-    fn is_due(&self) -> bool {
-        let skip = self.skip.load(Ordering::Relaxed);
-        self.skip.store(skip.saturating_sub(1), Ordering::Relaxed);
-        skip == 0
-    }
-
-    fn learn(&self, outcome: Outcome) {
-        let step = match outcome {
-            Outcome::Refused => (2 * self.step.load(Ordering::Relaxed)).clamp(1, Self::SKIP_MAX),
-            Outcome::Moved | Outcome::NotMoved => 0,
-        };
-        self.step.store(step, Ordering::Relaxed);
-        self.skip.store(step, Ordering::Relaxed);
-    }
 }
 
 impl PostgresSink {
@@ -216,17 +194,20 @@ impl Open {
                 }
             };
             let columns = self.columns(columns)?;
-            let rows = batch.num_rows();
+            let count = batch.num_rows();
             let changes = match self.writing.key.is_empty() {
-                true => Changes { puts: (0..rows).collect(), deletes: vec![] },
-                false => last_per_key(&columns, &self.writing.key, &self.writing.targets, ops, rows)?,
+                true => Changes { puts: (0..count).collect(), deletes: vec![] },
+                false => last_per_key(&columns, &self.writing.key, &self.writing.targets, ops, count)?,
             };
-            let mut outcome = self.copy_new(client, &columns, &changes, &moving).await?;
+            let rows = Rows::new(&self.writing, &columns, &changes)?;
+            let copied = self.copy_new(client, &columns, &rows, &moving);
+            let mut outcome = self.all_new.attempt(self.can_copy(&changes), copied).await?;
             if outcome == Outcome::Refused {
-                outcome = self.update_known(client, &columns, &changes, &moving).await?;
+                let updated = self.update(client, &rows, &moving);
+                outcome = self.all_known.attempt(rows.can_update(), updated).await?;
             }
             match outcome {
-                Outcome::Refused => self.apply(client, &columns, &changes, &moving).await?,
+                Outcome::Refused => self.apply(client, &rows, &moving).await?,
                 outcome => outcome == Outcome::Moved,
             }
         };
@@ -257,20 +238,21 @@ impl Open {
         columns.collect()
     }
 
+    /// Whether these rows can be copied if their keys are new.
+    fn can_copy(&self, changes: &Changes) -> bool {
+        self.writing.index.is_some() && changes.puts.len() as u64 >= COPY_FROM_ROWS && changes.deletes.is_empty()
+    }
+
     /// Copies rows whose keys seem to be new; those of the table's own keys are not for this.
     async fn copy_new(
         &self,
         client: &Client,
         columns: &[ArrayRef],
-        changes: &Changes,
+        rows: &Rows<'_>,
         moving: &Move<'_>,
     ) -> Result<Outcome> {
-        let Changes { puts, deletes } = changes;
         let Some(index) = self.writing.index else { return Ok(Outcome::Refused) };
-        if (puts.len() as u64) < COPY_FROM_ROWS || !deletes.is_empty() || !self.all_new.is_due() {
-            return Ok(Outcome::Refused);
-        }
-        let probe = Some(Rows::new(&self.writing, columns, changes)?.probe(index)?);
+        let (probe, puts) = (Some(rows.probe(index)?), rows.puts());
         let all = columns.first().is_some_and(|column| column.len() == puts.len());
         let batch = match all && puts.is_sorted() {
             true => columns.to_vec(),
@@ -278,93 +260,72 @@ impl Open {
         };
         let begin = begin(self.timeout) + BY_INDEX;
         let rows = Copy { client, writing: &self.writing, batches: &[batch], begin, probe };
-        let copied = copy(rows, (moving, &self.marker.move_sql())).await?;
-        self.all_new.learn(copied);
-        Ok(copied)
+        copy(rows, (moving, &self.marker.move_sql())).await
     }
 
     /// Updates rows whose keys all seem to be known. Where one is not, nothing was stored: a row must not be written twice,
     /// as triggers would see it twice.
-    async fn update_known(
-        &self,
-        client: &Client,
-        columns: &[ArrayRef],
-        changes: &Changes,
-        moving: &Move<'_>,
-    ) -> Result<Outcome> {
-        let rows = Rows::new(&self.writing, columns, changes)?;
-        // What fits in one statement takes one round trip by the other way.
-        if rows.statements() < 2 || !rows.can_update() || !self.all_known.is_due() {
-            return Ok(Outcome::Refused);
-        }
-        let outcome = self.update(client, &rows, moving).await?;
-        self.all_known.learn(outcome);
-        Ok(outcome)
-    }
-
     async fn update(&self, client: &Client, rows: &Rows<'_>, moving: &Move<'_>) -> Result<Outcome> {
-        let here = || format!("the rows can't be stored in {}", self.writing.table);
-        let begin = begin(self.timeout) + BY_INDEX;
-        let (begun, first) = join(client.batch_execute(&begin), async { rows.update(0) }).await;
-        begun.map_err(|e| failed(here(), e))?;
-        let (mut current, count) = (first?, rows.statements());
-        for n in 1..=count {
-            // As in `apply`.
-            let next = async { (n < count).then(|| rows.update(n)).transpose() };
-            let (statement, wanted) = &current;
-            let parameters = parameters(statement);
-            let (changed, next) = join(client.execute_typed(&statement.sql, &parameters), next).await;
-            if changed.map_err(|e| failed(here(), e))? != *wanted {
+        self.begin(client).await?;
+        let known = stream::iter(0..rows.statements()).map(|n| self.update_part(client, rows, n));
+        let mut known = known.buffered(ON_THEIR_WAY);
+        while let Some(known) = known.try_next().await? {
+            if !known {
                 return give_up(client).await;
-            }
-            if let Some(next) = next? {
-                current = next;
             }
         }
         let moved = client.execute_typed(&self.marker.move_sql(), &moving.parameters()).await;
         let moved = moved.map_err(|e| failed("the marker can't be moved", e))? == 1;
-        let end = if moved { "COMMIT" } else { "ROLLBACK" };
-        client.batch_execute(end).await.map_err(|e| failed("the transaction can't be ended", e))?;
+        end(client, moved).await?;
         Ok(if moved { Outcome::Moved } else { Outcome::NotMoved })
     }
 
+    /// Answers whether the keys of the n-th statement are all known.
+    async fn update_part(&self, client: &Client, rows: &Rows<'_>, n: usize) -> Result<bool> {
+        let (statement, found) = rows.update(n)?;
+        let plan = match found {
+            Found::Singly => "SET LOCAL enable_hashjoin = off; SET LOCAL enable_nestloop = on",
+            Found::InRange => "SET LOCAL enable_hashjoin = on; SET LOCAL enable_nestloop = off",
+        };
+        let parameters = parameters(&statement);
+        let (planned, changed) =
+            join(client.batch_execute(plan), client.execute_typed(&statement.sql, &parameters)).await;
+        planned.map_err(|e| self.failed(e))?;
+        Ok(changed.map_err(|e| self.failed(e))? == statement.rows)
+    }
+
     /// Stores and deletes by statements; one is a transaction by itself.
-    async fn apply(&self, client: &Client, columns: &[ArrayRef], changes: &Changes, moving: &Move<'_>) -> Result<bool> {
-        let rows = Rows::new(&self.writing, columns, changes)?;
-        let count = rows.statements();
-        let mut current = rows.statement(0, &self.marker)?;
-        if count == 1 {
-            return self.run(client, &current, moving).await;
+    async fn apply(&self, client: &Client, rows: &Rows<'_>, moving: &Move<'_>) -> Result<bool> {
+        if rows.statements() == 1 {
+            return self.apply_part(client, rows, 0, moving).await;
         }
-        let here = || format!("the rows can't be stored in {}", self.writing.table);
-        let begin = begin(self.timeout) + BY_INDEX;
-        client.batch_execute(&begin).await.map_err(|e| failed(here(), e))?;
-        let mut moved = false;
-        for n in 1..=count {
-            // The next statement is made while the server works on this one.
-            let next = async { (n < count).then(|| rows.statement(n, &self.marker)).transpose() };
-            let (ran, next) = join(self.run(client, &current, moving), next).await;
-            moved = ran?;
-            if let Some(next) = next? {
-                current = next;
-            }
-        }
-        let end = if moved { "COMMIT" } else { "ROLLBACK" };
-        client.batch_execute(end).await.map_err(|e| failed("the transaction can't be ended", e))?;
+        self.begin(client).await?;
+        let parts = stream::iter(0..rows.statements()).map(|n| self.apply_part(client, rows, n, moving));
+        let moved = parts.buffered(ON_THEIR_WAY).try_fold(false, |_, moved| async move { Ok(moved) }).await?;
+        end(client, moved).await?;
         Ok(moved)
     }
 
-    /// Runs a statement; answers whether it moved the marker.
-    async fn run(&self, client: &Client, statement: &Statement, moving: &Move<'_>) -> Result<bool> {
+    async fn begin(&self, client: &Client) -> Result<()> {
+        client.batch_execute(&(begin(self.timeout) + BY_INDEX)).await.map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: tokio_postgres::Error) -> Error {
+        failed(format_args!("the rows can't be stored in {}", self.writing.table), error)
+    }
+
+    /// Runs the n-th statement; answers whether it moved the marker.
+    async fn apply_part(&self, client: &Client, rows: &Rows<'_>, n: usize, moving: &Move<'_>) -> Result<bool> {
+        let statement = rows.statement(n, &self.marker)?;
         let mut parameters: Vec<(&(dyn ToSql + Sync), Type)> = Vec::with_capacity(statement.values.len() + 8);
         if statement.moves {
             parameters.extend(moving.parameters());
         }
-        parameters.extend(self::parameters(statement));
+        parameters.extend(self::parameters(&statement));
         let changed = client.execute_typed(&statement.sql, &parameters).await.map_err(|e| {
             // Somebody else added a key meanwhile, or the table has rules: the other way may work.
             let refused = self.writing.merge && e.code().is_some_and(|c| matches!(c.code(), "23505" | "0A000"));
-            let error = failed(format_args!("the rows can't be stored in {}", self.writing.table), e);
+            let error = self.failed(e);
             if !refused || self.writing.key.is_empty() {
                 return error;
             }
@@ -388,6 +349,12 @@ impl Open {
         touched.map_err(|e| failed(here(), e))?;
         client.batch_execute("COMMIT").await.map_err(|e| failed(here(), e))
     }
+}
+
+/// Ends a transaction of several steps: all is stored, or nothing where the marker could not be moved.
+async fn end(client: &Client, moved: bool) -> Result<()> {
+    let end = if moved { "COMMIT" } else { "ROLLBACK" };
+    client.batch_execute(end).await.map_err(|e| failed("the transaction can't be ended", e))
 }
 
 fn parameters(statement: &Statement) -> Vec<(&(dyn ToSql + Sync), Type)> {

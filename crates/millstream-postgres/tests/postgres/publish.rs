@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringArray};
-use arrow::datatypes::DataType;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, StringArray};
+use arrow::datatypes::{DataType, Field};
 use millstream_core::ErrorKind;
 use millstream_core::sink::{OutputKind, Owner};
 
@@ -247,6 +247,26 @@ async fn many_rows_of_known_keys_are_each_written_once_though_one_is_missing_or_
     assert_eq!(database.rows(total).await, ["20000|20000|d|20000|20000"]);
     later.publish(many(0..20_000, "f")).await.unwrap();
     assert_eq!(database.rows(total).await, ["20000|20000|f|40000|20000"]);
+}
+
+#[tokio::test]
+async fn known_numbers_are_updated_and_no_others_whether_they_lie_close_or_apart() {
+    let database = Database::new().await;
+    database.run("CREATE DOMAIN number AS integer; CREATE TABLE t (id number PRIMARY KEY, name text)").await;
+    // The odd ones lie between those that are written. Those from 20,000 on lie far apart.
+    database.run("INSERT INTO t SELECT n, 'old' FROM generate_series(-20000, 19999) AS n").await;
+    database.run("INSERT INTO t SELECT n * 50000, 'old' FROM generate_series(1, 20000) AS n").await;
+    let columns = vec![Field::new("id", DataType::Int32, false), field("name", DataType::Utf8)];
+    let mut sink = open(&database.spec(columns, &["id"], &[]), OutputKind::Append).await;
+    let keys: Vec<i32> = (-10_000..10_000).map(|n| n * 2).chain((1..20_001).map(|n| n * 50_000)).collect();
+    let total = "SELECT count(*), string_agg(DISTINCT left(name, 1), ''), sum((name = left(name, 1) || id)::int) FROM t \
+                 GROUP BY id < 20000 AND id % 2 <> 0 ORDER BY 1";
+    for letter in ["a", "b", "c"] {
+        let names = StringArray::from_iter_values(keys.iter().map(|key| format!("{letter}{key}")));
+        let rows: [ArrayRef; 2] = [Arc::new(Int32Array::from(keys.clone())), Arc::new(names)];
+        sink.publish(rows.to_vec()).await.unwrap();
+        assert_eq!(database.rows(total).await, ["20000|o|0".to_string(), format!("40000|{letter}|40000")]);
+    }
 }
 
 #[tokio::test]
