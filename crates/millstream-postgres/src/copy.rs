@@ -35,10 +35,12 @@ const IDLE_MS_MAX: u32 = 10_000;
 
 /// What begins a transaction of several steps.
 pub(crate) fn begin(timeout: Duration) -> String {
-    format!(
-        "BEGIN; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS_MAX}; SET LOCAL statement_timeout = {}",
-        timeout.as_millis()
-    )
+    format!("{}; SET LOCAL statement_timeout = {}", begin_briefly(), timeout.as_millis())
+}
+
+/// What begins a transaction of steps none of which takes long.
+pub(crate) fn begin_briefly() -> String {
+    format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {IDLE_MS_MAX}")
 }
 
 /// Rows on their way into a table.

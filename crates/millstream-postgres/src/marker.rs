@@ -16,6 +16,7 @@ use millstream_core::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use crate::copy::begin_briefly;
 use crate::failure::failed;
 use crate::name::TableName;
 use crate::table::{Table, create_once, value};
@@ -97,7 +98,7 @@ impl MarkerRow {
              WHERE m.incarnation = EXCLUDED.incarnation AND m.epoch <= EXCLUDED.epoch RETURNING m.batch, m.digest",
             self.table
         );
-        let begin = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
+        let begin = format!("{}; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'", begin_briefly());
         let epoch = signed(owner.epoch)?;
         client.batch_execute(&begin).await.map_err(|e| failed(here(), e))?;
         let parameters: [(&(dyn ToSql + Sync), Type); 4] = [

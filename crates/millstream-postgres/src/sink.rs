@@ -341,7 +341,7 @@ impl Open {
         }
         let client = self.session.client()?;
         let here = || "the transactions can't be made durable";
-        let begun = client.batch_execute("BEGIN; SET LOCAL synchronous_commit = on").await;
+        let begun = client.batch_execute(&(begin(self.timeout) + "; SET LOCAL synchronous_commit = on")).await;
         begun.map_err(|e| failed(here(), e))?;
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(self.marker.target(), Type::TEXT), (&self.owner.query, Type::TEXT)];
