@@ -1,16 +1,17 @@
 //! The key index: from a key to its slot, a small number that is reused when the key is gone.
 //!
-//! A hash table of slots; the keys themselves lie beside it, by slot, in the form that their types allow.
+//! A hash table of slots ([`crate::entries`]); the keys themselves lie beside it, by slot, in the form that their types
+//! allow.
 //! Past some thousand keys it is split into shards by hash, so that one insertion never re-hashes more than
 //! a shard.
 
+use std::hint::black_box;
 use std::ops::Range;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use millstream_core::{Error, Result};
 
 use crate::encode::{EncodedKeys, KeyEncoder};
+use crate::entries::{Entries, Place, entry, hash_of};
 use crate::key_store::{ByteStore, KeyStore, PackedStore, WordStore};
 
 /// No slot: the key is not there. It bounds a table at 2^32 - 1 keys.
@@ -115,6 +116,11 @@ impl KeyIndex {
         *self = Self::Slots(std::mem::take(each!(self, index => index.slots())));
     }
 
+    /// Slots are below this number.
+    pub(crate) fn slots_end(&self) -> u32 {
+        each!(self, index => index.slots_ever())
+    }
+
     /// Takes a key out; its slot is free for another.
     pub(crate) fn remove(&mut self, slot: u32) {
         each!(self, index => index.remove(slot));
@@ -130,11 +136,10 @@ impl KeyIndex {
     }
 }
 
-/// A hash table of slots over keys by slot. An entry holds 32 bits of the key's hash above its slot, so that
-/// growing does not read the keys.
+/// Hash tables of slots over keys by slot.
 #[derive(Debug)]
 pub(crate) struct Index<S> {
-    shards: Vec<HashTable<u64>>,
+    shards: Vec<Entries>,
     store: S,
     slots: Slots,
     len: usize,
@@ -169,6 +174,10 @@ impl Slots {
         self
     }
 
+    fn slots_ever(&self) -> u32 {
+        self.ever
+    }
+
     fn reserve(&mut self, _keys: usize) {}
 
     fn bytes(&self) -> usize {
@@ -182,21 +191,9 @@ fn full() -> Error {
     ))
 }
 
-/// Spreads the 32 bits over a word: the table takes the position from its low bits and a tag from the top.
-#[inline]
-fn spread(hash: u32) -> u64 {
-    let wide = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    wide ^ (wide >> 32)
-}
-
-#[inline]
-fn entry_hash(entry: &u64) -> u64 {
-    spread((entry >> 32) as u32)
-}
-
 impl<S: KeyStore> Index<S> {
     fn new(store: S) -> Self {
-        Self { shards: vec![HashTable::new()], store, slots: Slots::default(), len: 0 }
+        Self { shards: vec![Entries::default()], store, slots: Slots::default(), len: 0 }
     }
 
     #[inline]
@@ -213,27 +210,34 @@ impl<S: KeyStore> Index<S> {
     }
 
     fn find(&self, keys: &S::Keys, row: usize, hash: u32) -> u32 {
-        let same = |entry: &u64| (entry >> 32) as u32 == hash && self.store.equals(*entry as u32, keys, row);
-        let entry = self.shards.get(self.shard(hash)).and_then(|shard| shard.find(spread(hash), same));
-        entry.map_or(NO_SLOT, |entry| *entry as u32)
+        let same = |slot| self.store.equals(slot, keys, row);
+        self.shards.get(self.shard(hash)).map_or(NO_SLOT, |shard| shard.find(hash, same))
     }
 
-    /// Finds a block of keys in two passes. In a large index every step waits for memory; steps that do not
-    /// depend on each other wait together.
+    /// Finds a block of keys in three passes. In a large index every step waits for memory; steps that do not
+    /// depend on each other, nor on what an earlier one has found, wait together.
     fn find_block(&self, keys: &S::Keys, rows: Range<usize>, found: &mut Vec<u32>) {
-        let first = found.len();
-        for row in rows.clone() {
+        let begin = found.len();
+        let mut firsts = [(0u32, 0u64); BLOCK];
+        for (row, first) in rows.clone().zip(&mut firsts) {
             let hash = S::hash(keys, row);
-            let shard = self.shards.get(self.shard(hash));
-            let entry = shard.and_then(|shard| shard.find(spread(hash), |entry| (entry >> 32) as u32 == hash));
-            found.push(entry.map_or(NO_SLOT, |entry| *entry as u32));
+            *first = (hash, self.first(hash));
         }
-        for (row, slot) in rows.zip(found.iter_mut().skip(first)) {
+        for (_, (hash, first)) in rows.clone().zip(&firsts) {
+            let shard = self.shards.get(self.shard(*hash));
+            found.push(shard.map_or(NO_SLOT, |shard| shard.find_from(*first, *hash)));
+        }
+        for ((row, slot), (hash, _)) in rows.zip(found.iter_mut().skip(begin)).zip(&firsts) {
             // Another key of the same 32 bits: look again, at the keys.
             if *slot != NO_SLOT && !self.store.equals(*slot, keys, row) {
-                *slot = self.find(keys, row, S::hash(keys, row));
+                *slot = self.find(keys, row, *hash);
             }
         }
+    }
+
+    #[inline]
+    fn first(&self, hash: u32) -> u64 {
+        self.shards.get(self.shard(hash)).map_or(0, |shard| shard.first(hash))
     }
 
     fn insert_all(&mut self, keys: &S::Keys, rows: usize, new: &mut Vec<u32>) -> Result<Vec<u32>> {
@@ -253,12 +257,24 @@ impl<S: KeyStore> Index<S> {
         slots: &mut [u32],
         new: &mut Vec<u32>,
     ) -> Result<()> {
-        for row in rows {
-            if let Some(slot) = slots.get_mut(row).filter(|slot| **slot == NO_SLOT) {
-                *slot = self.insert(keys, row, new)?;
+        let mut rows = rows.fuse();
+        let mut block = Vec::with_capacity(BLOCK);
+        loop {
+            block.clear();
+            block.extend(rows.by_ref().take(BLOCK));
+            if block.is_empty() {
+                return Ok(());
+            }
+            let missing = |row: &usize| slots.get(*row) == Some(&NO_SLOT);
+            // Read for nothing but to have the lines at hand when the keys are put there.
+            let read = block.iter().filter(|row| missing(row)).map(|row| self.first(S::hash(keys, *row)));
+            black_box(read.fold(0, |all, first| all ^ first));
+            for row in &block {
+                if let Some(slot) = slots.get_mut(*row).filter(|slot| **slot == NO_SLOT) {
+                    *slot = self.insert(keys, *row, new)?;
+                }
             }
         }
-        Ok(())
     }
 
     fn insert_unique(&mut self, keys: &S::Keys, rows: usize) -> Result<Vec<u32>> {
@@ -273,7 +289,7 @@ impl<S: KeyStore> Index<S> {
             let Some(shard) = self.shards.get_mut(shard) else {
                 return Err(Error::bug("an index without shards"));
             };
-            shard.insert_unique(spread(hash), u64::from(hash) << 32 | u64::from(slot), entry_hash);
+            shard.insert_unique(entry(hash, slot));
             self.len += 1;
             slots.push(slot);
         }
@@ -290,15 +306,13 @@ impl<S: KeyStore> Index<S> {
         let Some(shard) = self.shards.get_mut(shard) else {
             return Err(Error::bug("an index without shards"));
         };
-        let store = &self.store;
-        let same = |entry: &u64| (entry >> 32) as u32 == hash && store.equals(*entry as u32, keys, row);
-        let entry = match shard.entry(spread(hash), same, entry_hash) {
+        let (store, slots) = (&self.store, &mut self.slots);
+        let place = shard.find_or_insert(hash, |slot| store.equals(slot, keys, row), || slots.take())?;
+        let slot = match place {
             // An earlier row is the same key.
-            Entry::Occupied(entry) => return Ok(*entry.get() as u32),
-            Entry::Vacant(entry) => entry,
+            Place::Found(slot) => return Ok(slot),
+            Place::New(slot) => slot,
         };
-        let slot = self.slots.take()?;
-        entry.insert(u64::from(hash) << 32 | u64::from(slot));
         self.store.write(slot, keys, row);
         self.len += 1;
         new.push(slot);
@@ -309,8 +323,7 @@ impl<S: KeyStore> Index<S> {
         let hash = self.store.hash_of(slot);
         let shard = self.shard(hash);
         let Some(shard) = self.shards.get_mut(shard) else { return };
-        if let Ok(entry) = shard.find_entry(spread(hash), |entry| *entry as u32 == slot) {
-            entry.remove();
+        if shard.remove(hash, slot) {
             self.store.clear(slot);
             self.slots.remove(slot);
             self.len -= 1;
@@ -321,12 +334,16 @@ impl<S: KeyStore> Index<S> {
         &mut self.slots
     }
 
+    fn slots_ever(&self) -> u32 {
+        self.slots.ever
+    }
+
     fn split(&mut self) {
-        let mut shards: Vec<HashTable<u64>> = Vec::new();
-        shards.resize_with(SHARDS, || HashTable::with_capacity(2 * LARGE / SHARDS));
-        for entry in self.shards.iter_mut().flat_map(HashTable::drain) {
-            if let Some(shard) = shards.get_mut((entry >> 32) as usize & (SHARDS - 1)) {
-                shard.insert_unique(entry_hash(&entry), entry, entry_hash);
+        let mut shards: Vec<Entries> = Vec::new();
+        shards.resize_with(SHARDS, || Entries::with_capacity(2 * LARGE / SHARDS));
+        for entry in self.shards.iter_mut().flat_map(Entries::drain) {
+            if let Some(shard) = shards.get_mut(hash_of(entry) as usize & (SHARDS - 1)) {
+                shard.insert_unique(entry);
             }
         }
         self.shards = shards;
@@ -340,12 +357,12 @@ impl<S: KeyStore> Index<S> {
         for shard in &mut self.shards {
             // Shards differ by a few standard deviations: a little room saves a re-hash of most of them.
             let room = each + if each > 64 { each / 32 } else { 0 };
-            shard.reserve(room.saturating_sub(shard.len()), entry_hash);
+            shard.reserve(room);
         }
     }
 
     fn bytes(&self) -> usize {
-        let tables: usize = self.shards.iter().map(|s| s.allocation_size() + size_of::<HashTable<u64>>()).sum();
+        let tables: usize = self.shards.iter().map(Entries::bytes).sum();
         tables + self.store.bytes() + self.slots.bytes()
     }
 }

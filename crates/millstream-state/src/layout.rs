@@ -3,6 +3,7 @@
 //! Stored types have no dictionaries (each segment would carry one of its own), and every stored value can be
 //! NULL, because a removed key is stored as a key with NULL values.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
@@ -63,13 +64,14 @@ impl Layout {
         self.stored.fields().iter().skip(self.key_count()).map(|f| new_null_array(f.data_type(), rows)).collect()
     }
 
-    /// Stored value columns as they are declared, from one of them on.
-    pub(crate) fn show_values(&self, from: usize, columns: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
-        columns
-            .into_iter()
-            .zip(self.values.fields().iter().skip(from))
-            .map(|(column, field)| show(column, field))
-            .collect()
+    /// Where the value columns are among the stored ones.
+    pub(crate) fn value_columns(&self) -> Range<usize> {
+        self.key_count()..self.stored.fields().len()
+    }
+
+    /// A stored value column as it is declared; `at` is its number among the values.
+    pub(crate) fn show_value(&self, at: usize, column: ArrayRef) -> Result<ArrayRef> {
+        self.values.fields().get(at).map_or_else(|| Err(Error::bug("state has no such value")), |f| show(column, f))
     }
 
     /// Stored keys and values as a batch of the declared types.

@@ -2,7 +2,8 @@
 //! incrementally.
 //!
 //! - [`KeyedTable`] holds at most one row of values per key; [`PanedTable`] holds one such table per pane
-//!   (a window's end, say), dropped whole; [`MultiTable`] holds any number of rows per key.
+//!   (a window's end, say), dropped whole; [`MultiTable`] holds any number of rows per key, on several
+//!   sides.
 //! - [`OperatorState`] is what an operator shows of its tables, and [`StateStore`] checkpoints and restores
 //!   all operators of a query by name.
 //!
@@ -21,7 +22,9 @@ mod checkpoint;
 mod chunked;
 mod compact;
 mod encode;
+mod entries;
 mod index;
+mod key_set;
 mod key_store;
 mod keys;
 mod layout;
@@ -32,7 +35,7 @@ mod segment;
 mod stored;
 
 pub use keys::Keys;
-pub use multi::{FoundRows, MultiTable, RowId, SEQUENCE};
+pub use multi::{FoundRows, MultiTable, RowId, SEQUENCE, SideSchema};
 pub use operator::{Changes, OperatorState, Restored, StateInfo, TableInfo};
 pub use paned::PanedTable;
 pub use store::{SharedState, StateStore};

@@ -1,21 +1,17 @@
-//! The rows of each key of a [`crate::MultiTable`]: by the key's slot, its id and the slots of its rows.
+//! The rows of each key of a [`crate::MultiTable`]: by the key's slot and a side, the slots of its rows.
 //!
 //! It holds nothing that the tables don't, and spares looking for them: a key's rows are found by its slot, and
-//! a key with one row, the most frequent kind, takes 16 bytes.
+//! a key with one row a side, the most frequent kind, takes 8 bytes a side.
 
-use arrow::array::AsArray;
-use arrow::datatypes::{UInt32Type, UInt64Type};
-use hashbrown::HashMap;
 use millstream_core::{Error, Result};
 
 use crate::chunked::Chunked;
-use crate::index::NO_SLOT;
 use crate::segment::SEGMENT_WEIGHT;
-use crate::table::KeyedTable;
 
 /// The lists, with what the batch has changed so far.
 #[derive(Debug)]
 pub(crate) struct Lists {
+    /// By key, one for each side: they lie together, because a join looks at both.
     heads: Chunked<Head>,
     /// The rows of keys that have several.
     long: Chunked<Vec<u32>>,
@@ -25,127 +21,85 @@ pub(crate) struct Lists {
     /// Rows that the lists in `long` have room for.
     room: usize,
     /// Changes of the batch, in order.
-    undo: Vec<(u32, Undo)>,
+    undo: Vec<Undo>,
+    /// The lists that were replaced, in that order.
+    replaced: Vec<Vec<u32>>,
 }
 
-/// One key's list.
+/// One key's list on one side.
 #[derive(Clone, Copy, Debug)]
-struct Head {
-    id: u64,
+pub(crate) struct Head {
     count: u32,
     /// Of one row its slot, of several the number of their list.
     at: u32,
 }
 
-const NONE: Head = Head { id: 0, count: 0, at: 0 };
+const NONE: Head = Head { count: 0, at: 0 };
 
 #[derive(Clone, Copy, Debug)]
-enum Undo {
-    Named(u64),
+struct Undo {
+    side: u32,
+    key: u32,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
     Pushed,
-    Popped(u32),
+    Replaced,
 }
 
 impl Lists {
-    pub(crate) fn new() -> Self {
-        let (heads, long) = (Chunked::new(1, NONE), Chunked::new(1, Vec::new()));
-        Self { heads, long, free: Vec::new(), ever: 0, room: 0, undo: Vec::new() }
+    pub(crate) fn new(sides: usize) -> Self {
+        let (heads, long) = (Chunked::new(sides, NONE), Chunked::new(1, Vec::new()));
+        Self { heads, long, free: Vec::new(), ever: 0, room: 0, undo: Vec::new(), replaced: Vec::new() }
     }
 
-    /// The lists of a table that was restored: `keys` hold an id and a count, `rows` are by id and number.
-    pub(crate) fn restored(keys: &KeyedTable, rows: &KeyedTable) -> Result<Self> {
-        let mut lists = Self::new();
-        let mut of_id: HashMap<u64, (u32, u32)> = HashMap::with_capacity(keys.len);
-        let mut starts = 0u32;
-        for (segment, live) in keys.live() {
-            let columns = segment.columns().get(keys.layout.key_count()..).unwrap_or_default();
-            let [ids, counts] = columns else { return Err(corrupt()) };
-            let (ids, counts) = (ids.as_primitive::<UInt64Type>(), counts.as_primitive::<UInt32Type>());
-            for (row, key) in live {
-                let (id, count) = (ids.value(row), counts.value(row));
-                lists.heads.grow_to(key as usize);
-                lists.heads.set(key as usize, Head { id, ..NONE });
-                of_id.insert(id, (key, starts));
-                starts = starts.checked_add(count).ok_or_else(corrupt)?;
-            }
-        }
-        if starts as usize != rows.len {
-            return Err(corrupt());
-        }
-        lists.fill(rows, &of_id, starts)?;
-        lists.undo = Vec::new();
-        Ok(lists)
+    /// How many rows a key has on a side: none, where it has no slot.
+    #[inline]
+    pub(crate) fn count(&self, side: usize, key: u32) -> u32 {
+        self.head(side, key).count
     }
 
-    fn fill(&mut self, rows: &KeyedTable, of_id: &HashMap<u64, (u32, u32)>, total: u32) -> Result<()> {
-        let mut slots = vec![NO_SLOT; total as usize];
-        let mut keys = vec![NO_SLOT; total as usize];
-        for (segment, live) in rows.live() {
-            let [ids, numbers, ..] = segment.columns() else { return Err(corrupt()) };
-            let (ids, numbers) = (ids.as_primitive::<UInt64Type>(), numbers.as_primitive::<UInt32Type>());
-            for (row, slot) in live {
-                let (key, start) = of_id.get(&ids.value(row)).copied().ok_or_else(corrupt)?;
-                let at = start.checked_add(numbers.value(row)).ok_or_else(corrupt)? as usize;
-                let (Some(to), Some(of)) = (slots.get_mut(at), keys.get_mut(at)) else { return Err(corrupt()) };
-                (*to, *of) = (slot, key);
-            }
+    /// Whether a key has rows on any side.
+    pub(crate) fn is_bare(&self, key: u32) -> bool {
+        self.heads.entry(key as usize).iter().all(|head| head.count == 0)
+    }
+
+    /// What leads to the rows of a key.
+    #[inline]
+    pub(crate) fn head(&self, side: usize, key: u32) -> Head {
+        self.heads.entry(key as usize).get(side).copied().unwrap_or(NONE)
+    }
+
+    /// The slots of the rows that a head leads to, in the order in which they came.
+    #[inline]
+    pub(crate) fn rows<'a>(&'a self, head: &'a Head) -> &'a [u32] {
+        match head {
+            Head { count: 0, .. } => &[],
+            Head { count: 1, at } => std::slice::from_ref(at),
+            Head { at, .. } => self.long.entry(*at as usize).first().map(Vec::as_slice).unwrap_or_default(),
         }
-        for (key, slot) in keys.into_iter().zip(slots) {
-            if slot == NO_SLOT {
-                return Err(corrupt());
-            }
-            self.add(key, slot)?;
-        }
+    }
+
+    /// Adds a row to a key, at the end.
+    pub(crate) fn push(&mut self, side: usize, key: u32, row: u32) -> Result<()> {
+        self.add(side, key, row)?;
+        self.undo.push(Undo { side: side as u32, key, what: What::Pushed });
         Ok(())
     }
 
-    /// How many rows a key has: none, where it has no slot.
-    #[inline]
-    pub(crate) fn count(&self, key: u32) -> u32 {
-        self.heads.get(key as usize).count
-    }
-
-    /// The id of a key that has rows.
-    #[inline]
-    pub(crate) fn id(&self, key: u32) -> u64 {
-        self.heads.get(key as usize).id
-    }
-
-    /// The slots of a key's rows, in order.
-    pub(crate) fn rows(&self, key: u32) -> &[u32] {
-        match self.heads.entry(key as usize) {
-            [Head { count: 0, .. }] => &[],
-            [Head { count: 1, at, .. }] => std::slice::from_ref(at),
-            [Head { at, .. }] => self.long.entry(*at as usize).first().map(Vec::as_slice).unwrap_or_default(),
-            _ => &[],
-        }
-    }
-
-    /// Gives a key that has no rows its id.
-    pub(crate) fn name(&mut self, key: u32, id: u64) {
-        self.heads.grow_to(key as usize);
-        if let [head] = self.heads.entry_mut(key as usize) {
-            self.undo.push((key, Undo::Named(head.id)));
-            head.id = id;
-        }
-    }
-
-    /// Adds a row to a key that has an id, at its end.
-    pub(crate) fn push(&mut self, key: u32, row: u32) -> Result<()> {
-        self.add(key, row)?;
-        self.undo.push((key, Undo::Pushed));
+    /// Gives a key these rows in place of those that it has.
+    pub(crate) fn replace(&mut self, side: usize, key: u32, rows: Vec<u32>) -> Result<()> {
+        let before = self.set(side, key, rows)?;
+        self.undo.push(Undo { side: side as u32, key, what: What::Replaced });
+        self.replaced.push(before);
         Ok(())
-    }
-
-    /// Takes the last row of a key.
-    pub(crate) fn pop(&mut self, key: u32) -> Option<u32> {
-        let row = self.take(key)?;
-        self.undo.push((key, Undo::Popped(row)));
-        Some(row)
     }
 
     /// What was staged becomes the state.
     pub(crate) fn install(&mut self) {
+        self.replaced = Vec::new();
         match self.undo.capacity() > SEGMENT_WEIGHT {
             true => self.undo = Vec::new(),
             false => self.undo.clear(),
@@ -154,27 +108,35 @@ impl Lists {
 
     /// What was staged is forgotten.
     pub(crate) fn discard(&mut self) {
-        for (key, undo) in std::mem::take(&mut self.undo).into_iter().rev() {
-            match undo {
-                Undo::Pushed => _ = self.take(key),
+        let mut replaced = std::mem::take(&mut self.replaced);
+        for Undo { side, key, what } in std::mem::take(&mut self.undo).into_iter().rev() {
+            match what {
+                What::Pushed => self.pop(side as usize, key),
                 // A key that has been as long before can be so again.
-                Undo::Popped(row) => _ = self.add(key, row),
-                Undo::Named(id) => {
-                    if let [head] = self.heads.entry_mut(key as usize) {
-                        head.id = id;
-                    }
-                }
+                What::Replaced => _ = self.set(side as usize, key, replaced.pop().unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Puts the rows of every key of a side into the order of these numbers of theirs.
+    pub(crate) fn sort(&mut self, side: usize, keys: u32, number: impl Fn(u32) -> u64) {
+        for key in 0..keys {
+            let Head { count: 2.., at } = self.head(side, key) else { continue };
+            if let [rows] = self.long.entry_mut(at as usize) {
+                rows.sort_unstable_by_key(|row| number(*row));
             }
         }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let small = self.free.capacity() * size_of::<u32>() + self.undo.capacity() * size_of::<(u32, Undo)>();
+        let small = self.free.capacity() * size_of::<u32>() + self.undo.capacity() * size_of::<Undo>();
         self.heads.bytes() + self.long.bytes() + self.room * size_of::<u32>() + small
     }
 
-    fn add(&mut self, key: u32, row: u32) -> Result<()> {
-        let [head] = self.heads.entry_mut(key as usize) else { return Err(Error::bug("a row of a key without an id")) };
+    /// As [`Lists::push`], never to be discarded.
+    pub(crate) fn add(&mut self, side: usize, key: u32, row: u32) -> Result<()> {
+        self.heads.grow_to(key as usize);
+        let Some(head) = self.heads.entry_mut(key as usize).get_mut(side) else { return Err(no_side()) };
         match head.count {
             0 => head.at = row,
             1 => {
@@ -206,69 +168,101 @@ impl Lists {
         Ok(())
     }
 
-    fn take(&mut self, key: u32) -> Option<u32> {
-        let [head] = self.heads.entry_mut(key as usize) else { return None };
-        let row = match head.count {
-            0 => return None,
-            1 => head.at,
+    /// Takes the last row of a key.
+    fn pop(&mut self, side: usize, key: u32) {
+        let Some(head) = self.heads.entry_mut(key as usize).get_mut(side) else { return };
+        match head.count {
+            0 => return,
+            1 => {}
             count => {
-                let [rows] = self.long.entry_mut(head.at as usize) else { return None };
-                let row = rows.pop()?;
-                if count == 2 {
-                    let first = rows.pop()?;
+                let [rows] = self.long.entry_mut(head.at as usize) else { return };
+                rows.pop();
+                if let (2, [first]) = (count, rows.as_slice()) {
+                    let first = *first;
                     self.room -= rows.capacity();
                     *rows = Vec::new();
                     self.free.push(head.at);
                     head.at = first;
-                } else if rows.capacity() > 4 * rows.len() {
-                    self.room -= rows.capacity();
-                    rows.shrink_to(2 * rows.len());
-                    self.room += rows.capacity();
                 }
-                row
+            }
+        }
+        head.count -= 1;
+    }
+
+    /// Gives a key these rows, and answers those that it had.
+    fn set(&mut self, side: usize, key: u32, rows: Vec<u32>) -> Result<Vec<u32>> {
+        let Some(head) = self.heads.entry_mut(key as usize).get_mut(side) else { return Err(no_side()) };
+        let before = match *head {
+            Head { count: 0, .. } => vec![],
+            Head { count: 1, at } => vec![at],
+            Head { at, .. } => {
+                let [long] = self.long.entry_mut(at as usize) else { return Err(no_side()) };
+                self.room -= long.capacity();
+                self.free.push(at);
+                std::mem::take(long)
             }
         };
-        head.count -= 1;
-        Some(row)
+        *head = NONE;
+        if rows.len() < 2 {
+            return rows.first().map_or(Ok(()), |row| self.add(side, key, *row)).map(|()| before);
+        }
+        let count = u32::try_from(rows.len()).map_err(|_| Error::config("a key of state has 2^32 rows"))?;
+        let list = self.free.pop().unwrap_or(self.ever);
+        self.ever = self.ever.max(list + 1);
+        *head = Head { count, at: list };
+        self.long.grow_to(list as usize);
+        if let [long] = self.long.entry_mut(list as usize) {
+            *long = rows;
+            self.room += long.capacity();
+        }
+        Ok(before)
     }
 }
 
-fn corrupt() -> Error {
-    Error::corrupt("a checkpoint holds rows of state that don't fit their keys")
+fn no_side() -> Error {
+    Error::bug("a row of a side that a table of state does not have")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rows(lists: &Lists, side: usize, key: u32) -> Vec<u32> {
+        lists.rows(&lists.head(side, key)).to_vec()
+    }
+
     #[test]
     fn lists_grow_and_shrink_and_a_discard_brings_back_what_was_there() {
-        let mut lists = Lists::new();
-        lists.name(3, 30);
-        (0..5).for_each(|row| lists.push(3, row).unwrap());
-        lists.name(7, 70);
-        lists.push(7, 9).unwrap();
+        let mut lists = Lists::new(2);
+        (0..5).for_each(|row| lists.push(0, 3, row).unwrap());
+        lists.push(1, 7, 9).unwrap();
         lists.install();
-        while lists.pop(3).is_some() {}
-        lists.name(3, 31);
-        lists.push(3, 12).unwrap();
-        lists.push(7, 13).unwrap();
-        assert_eq!((lists.rows(3), lists.id(3), lists.rows(7)), (&[12][..], 31, &[9, 13][..]));
+        lists.replace(0, 3, vec![0, 2, 4]).unwrap();
+        lists.push(0, 3, 8).unwrap();
+        assert_eq!(rows(&lists, 0, 3), [0, 2, 4, 8]);
+        lists.replace(0, 3, vec![]).unwrap();
+        lists.push(0, 3, 12).unwrap();
+        lists.push(1, 7, 13).unwrap();
+        lists.push(0, 9, 1).unwrap();
+        lists.push(0, 9, 2).unwrap();
+        assert_eq!((rows(&lists, 0, 3), rows(&lists, 1, 7)), (vec![12], vec![9, 13]));
+        assert_eq!((lists.is_bare(3), lists.is_bare(8)), (false, true));
         lists.discard();
-        assert_eq!((lists.rows(3), lists.id(3), lists.rows(7)), (&[0, 1, 2, 3, 4][..], 30, &[9][..]));
-        assert_eq!((lists.count(0), lists.rows(u32::MAX)), (0, &[][..]));
+        assert_eq!((rows(&lists, 0, 3), rows(&lists, 1, 7)), (vec![0, 1, 2, 3, 4], vec![9]));
+        assert_eq!((lists.count(0, 9), lists.count(0, 7), rows(&lists, 0, u32::MAX)), (0, 0, vec![]));
+        assert!(lists.is_bare(9));
     }
 
     #[test]
     fn lists_that_come_and_go_leave_nothing_behind() {
-        let mut lists = Lists::new();
+        let mut lists = Lists::new(1);
         let mut bytes = [0; 2];
         for round in 0..2_000u32 {
             let key = round % 10;
-            lists.name(key, 1);
-            (0..50).for_each(|row| lists.push(key, row).unwrap());
+            (0..50).for_each(|row| lists.push(0, key, row).unwrap());
             lists.install();
-            while lists.pop(key).is_some() {}
+            lists.replace(0, key, vec![1, 2]).unwrap();
+            lists.replace(0, key, vec![]).unwrap();
             lists.install();
             let half = usize::from(round > 1_000);
             bytes[half] = bytes[half].max(lists.bytes());

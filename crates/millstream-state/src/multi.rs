@@ -1,40 +1,34 @@
-//! A table with any number of rows a key: one side of a join, the rows of a group that can be taken back.
-//!
-//! It is made of two tables of one row a key, which stage, install, discard and store what it holds:
+//! A table with any number of rows a key, on one or more sides: both sides of a join, the rows of a table that is
+//! joined with.
 //!
 //! ```text
-//! keys    key          -> id, count         the rows of a key are numbered 0 .. count
-//! rows    id, number   -> values, sequence
+//! keys     key -> slot                        one index for all sides
+//! lists    slot, side -> rows of the key      ([`crate::lists`])
+//! rows     sequence -> values                 a table for each side
 //! ```
 //!
-//! A key's id never changes while the key has rows, and is never given to another key. A row that is removed
-//! leaves no hole: the last row of the key takes its number. Each row keeps the *sequence* that it got when it
-//! came, which tells the order of insertion over the whole table.
-//!
-//! The rows are not looked up: [`crate::lists`] knows the rows of each key. It is made anew when a table is
-//! restored.
+//! A row's *sequence* is its number over all rows that its side ever got: its name, and the order of a key's rows. Only
+//! the rows are stored. They hold their key, among their values where it is one of them; the index and the lists are
+//! made anew when a table is restored.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array, UInt64Array};
-use arrow::compute::interleave;
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt64Type};
-use hashbrown::HashMap;
 use millstream_core::{Error, Result};
 
+use crate::key_set::KeySet;
 use crate::keys::Keys;
-use crate::lists::Lists;
+use crate::lists::{Head, Lists};
 use crate::table::KeyedTable;
 
-/// The last column of [`MultiTable::scan`]: when the row came, counted over the table.
+/// The last column of [`MultiTable::scan`]: when the row came, counted over its side.
 pub const SEQUENCE: &str = "$sequence";
 
-/// A row of a [`MultiTable`], under the [`Keys`] by which it was found: good until the next change of its key's
-/// rows.
+/// A row of a [`MultiTable`], under the [`Keys`] by which it was found: good until it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId {
-    key: u64,
-    number: u32,
     /// Its key among those that were looked up.
     at: u32,
     slot: u32,
@@ -51,19 +45,39 @@ pub struct FoundRows {
     pub values: Vec<ArrayRef>,
 }
 
-/// Keyed rows: any number of rows a key, equal ones too.
+/// The rows of one side, as they are declared.
+#[derive(Clone, Debug)]
+pub struct SideSchema {
+    /// The columns of a row.
+    pub values: SchemaRef,
+    /// For each column of the key the column of the values that is the same, if there is one.
+    pub keys: Vec<Option<usize>>,
+}
+
+/// Keyed rows: any number of rows a key, equal ones too, on sides that are numbered from 0.
 ///
 /// Keys are equal as in a [`KeyedTable`], changes are staged as there, and a batch reads its own writes.
-/// The rows of a key come in an order that is a function of the calls alone; sort by
-/// [`MultiTable::sequences`] for the order in which they came.
+/// The rows of a key come in the order in which they were inserted.
 ///
-/// Keys are looked up once ([`MultiTable::find`]); what a batch reads and writes of them is told by what was found.
+/// Keys are looked up once for all sides ([`MultiTable::find`]); what a batch reads and writes of them is told by what
+/// was found.
 #[derive(Debug)]
 pub struct MultiTable {
-    pub(crate) keys: KeyedTable,
-    pub(crate) rows: KeyedTable,
+    keys: KeySet,
     lists: Lists,
+    sides: Vec<Side>,
+}
+
+/// The rows of one side.
+#[derive(Debug)]
+pub(crate) struct Side {
+    /// By sequence. The values are those that are declared, then the columns of the key that are not among them.
+    pub(crate) rows: KeyedTable,
     values: SchemaRef,
+    /// Where each column of the key is among the stored values.
+    keys: Vec<usize>,
+    /// The column of the key that a value is equal to, bit by bit.
+    same: Vec<Option<usize>>,
     /// The sequence of the next row, staged and installed.
     next: u64,
     pub(crate) next_installed: u64,
@@ -74,31 +88,31 @@ impl MultiTable {
     ///
     /// # Errors
     /// As [`KeyedTable::new`].
-    pub fn new(keys: SchemaRef, values: SchemaRef) -> Result<Self> {
-        let entry = [Field::new("$id", DataType::UInt64, false), Field::new("$count", DataType::UInt32, false)];
-        let place = [Field::new("$id", DataType::UInt64, false), Field::new("$number", DataType::UInt32, false)];
-        let mut stored: Vec<FieldRef> = values.fields().to_vec();
-        stored.push(Arc::new(Field::new(SEQUENCE, DataType::UInt64, false)));
-        let mut rows = KeyedTable::new(Arc::new(Schema::new(place.to_vec())), Arc::new(Schema::new(stored)))?;
-        rows.index.forget_keys();
-        Ok(Self {
-            keys: KeyedTable::new(keys, Arc::new(Schema::new(entry.to_vec())))?,
-            rows,
-            lists: Lists::new(),
-            values,
-            next: 0,
-            next_installed: 0,
-        })
+    pub fn new(keys: SchemaRef, sides: Vec<SideSchema>) -> Result<Self> {
+        let (lists, keys) = (Lists::new(sides.len()), KeySet::new(keys)?);
+        let sides = sides.into_iter().map(|side| Side::new(keys.schema(), side)).collect::<Result<_>>()?;
+        Ok(Self { keys, lists, sides })
     }
 
     /// The columns of a key.
     pub fn keys(&self) -> &SchemaRef {
-        self.keys.keys()
+        self.keys.schema()
     }
 
-    /// The columns of the values.
-    pub fn values(&self) -> &SchemaRef {
-        &self.values
+    pub(crate) fn sides(&self) -> &[Side] {
+        &self.sides
+    }
+
+    pub(crate) fn sides_mut(&mut self) -> &mut [Side] {
+        &mut self.sides
+    }
+
+    fn side(&self, side: usize) -> Result<&Side> {
+        self.sides.get(side).ok_or_else(no_side)
+    }
+
+    fn side_mut(&mut self, side: usize) -> Result<&mut Side> {
+        self.sides.get_mut(side).ok_or_else(no_side)
     }
 
     /// Looks distinct keys up (`rows` of them). Sees what is staged.
@@ -106,296 +120,264 @@ impl MultiTable {
         self.keys.find(keys, rows)
     }
 
-    /// All rows of those of the keys that are wanted.
-    pub fn get(&self, keys: &Keys, wanted: impl Fn(u32) -> bool) -> Result<FoundRows> {
-        keys.check(self.keys.epoch())?;
+    /// All rows, on one side, of those of the keys that are wanted.
+    pub fn get(&self, side: usize, keys: &Keys, wanted: impl Fn(u32) -> bool) -> Result<FoundRows> {
+        self.keys.check(keys)?;
+        // All heads first: in a large table each is waited for, and these do not depend on each other.
+        let at = (0u32..).zip(&keys.slots).filter(|(at, _)| wanted(*at));
+        let heads: Vec<(u32, Head)> = at.map(|(at, slot)| (at, self.lists.head(side, *slot))).collect();
         let (mut found, mut ids, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, key) in (0u32..).zip(&keys.slots).filter(|(at, _)| wanted(*at)) {
-            let rows = self.lists.rows(*key);
-            if rows.is_empty() {
-                continue;
-            }
-            let id = self.lists.id(*key);
-            ids.extend((0u32..).zip(rows).map(|(number, slot)| RowId { key: id, number, at, slot: *slot }));
-            slots.extend(rows);
-            found.resize(slots.len(), at);
+        for (at, head) in &heads {
+            let rows = self.lists.rows(head);
+            slots.extend_from_slice(rows);
+            ids.extend(rows.iter().map(|slot| RowId { at: *at, slot: *slot }));
+            found.resize(slots.len(), *at);
         }
-        let values = self.rows.values_at(0..self.values.fields().len(), &slots)?;
+        let values = self.side(side)?.values_at(&slots, &found, keys)?;
         Ok(FoundRows { keys: found, ids, values })
     }
 
-    /// How many rows each of the keys has.
-    pub fn counts(&self, keys: &Keys) -> Result<Vec<u32>> {
-        keys.check(self.keys.epoch())?;
-        Ok(keys.slots.iter().map(|key| self.lists.count(*key)).collect())
+    /// How many rows each of the keys has on one side.
+    pub fn counts(&self, side: usize, keys: &Keys) -> Result<Vec<u32>> {
+        self.keys.check(keys)?;
+        Ok(keys.slots.iter().map(|key| self.lists.count(side, *key)).collect())
     }
 
-    /// When each of these rows came: larger than for every row that came before it.
-    pub fn sequences(&self, ids: &[RowId]) -> Result<Vec<u64>> {
-        let column = self.values.fields().len();
-        let columns = self.rows.values_at(column..column + 1, &slots_of(ids))?;
-        let sequences = columns.first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
-        Ok(sequences.ok_or_else(|| Error::bug("a row of state has no sequence"))?.values().to_vec())
+    /// When each of these rows came: larger than for every row of its side that came before it.
+    pub fn sequences(&self, side: usize, ids: &[RowId]) -> Result<Vec<u64>> {
+        let column = self.side(side)?.sequences_at(&slots_of(ids))?;
+        Ok(column.as_primitive::<UInt64Type>().values().to_vec())
     }
 
-    /// Stages new rows: one for each of `of_row`, which says the key that it belongs to. A key may have none among
-    /// them, or several.
-    pub fn insert(&mut self, keys: &mut Keys, of_row: &[u32], values: &[ArrayRef]) -> Result<()> {
+    /// Stages new rows of one side: one for each of `of_row`, which says the key that it belongs to. A key may have
+    /// none among them, or several.
+    pub fn insert(&mut self, side: usize, keys: &mut Keys, of_row: &[u32], values: &[ArrayRef]) -> Result<()> {
         let rows = of_row.len();
         if rows == 0 {
             return Ok(());
         }
-        let mut has_new = vec![false; keys.len()];
-        for at in of_row {
-            *has_new.get_mut(*at as usize).ok_or_else(|| Error::bug("a row of state without a key"))? = true;
+        if of_row.iter().any(|at| *at as usize >= keys.len()) {
+            return Err(Error::bug("a row of state without a key"));
         }
-        let picks: Vec<u32> = (0u32..).zip(has_new).filter(|(_, new)| *new).map(|(at, _)| at).collect();
-        self.keys.insert_at(keys, Some(&picks))?;
-        let sequences = self.next..self.next + rows as u64;
-        self.next = sequences.end;
-        let slots = self.rows.new_slots(rows)?;
-        let mut places = Places::default();
-        for ((at, slot), sequence) in of_row.iter().zip(&slots).zip(sequences.clone()) {
-            let key = keys.slot(*at);
-            let number = self.lists.count(key);
-            if number == 0 {
-                // The sequence of its first row is a number that no other key can have.
-                self.lists.name(key, sequence);
-            }
-            places.push(self.lists.id(key), number);
-            self.lists.push(key, *slot)?;
+        self.keys.insert(keys, of_row)?;
+        let held = self.sides.get_mut(side).ok_or_else(no_side)?;
+        let slots = held.rows.new_slots(rows)?;
+        for (at, slot) in of_row.iter().zip(&slots) {
+            self.lists.push(side, keys.slot(*at), *slot)?;
         }
         let mut values = values.to_vec();
-        values.push(Arc::new(UInt64Array::from_iter_values(sequences)));
-        self.rows.write(slots, places.columns(), &values)?;
-        self.put_entries(keys, &picks)
+        let columns = || keys.columns_of(Some(of_row));
+        values.extend(if held.stores_keys() { held.stored_keys(columns()?) } else { vec![] });
+        let sequences = held.next..held.next + rows as u64;
+        held.next = sequences.end;
+        held.rows.write(slots, vec![Arc::new(UInt64Array::from_iter_values(sequences))], &values)
     }
 
-    /// Stages new values for rows that are there. They keep their place and their sequence.
-    pub fn update(&mut self, ids: &[RowId], values: &[ArrayRef]) -> Result<()> {
+    /// Stages new values for rows of one side that are there. They keep their key, their place and their sequence.
+    pub fn update(&mut self, side: usize, ids: &[RowId], values: &[ArrayRef]) -> Result<()> {
+        let held = self.side_mut(side)?;
+        let slots = slots_of(ids);
+        let declared = held.values.fields().len();
         let mut values = values.to_vec();
-        values.push(Arc::new(UInt64Array::from(self.sequences(ids)?)));
-        self.rows.write(slots_of(ids), ids.iter().collect::<Places>().columns(), &values)
+        values.extend(held.rows.stored_at(1 + declared..1 + held.rows.values().fields().len(), &slots)?);
+        let sequences = held.sequences_at(&slots)?;
+        held.rows.write(slots, vec![sequences], &values)
     }
 
-    /// Stages the removal of rows that were found by these keys.
+    /// Stages the removal of rows of one side that were found by these keys.
     ///
     /// # Errors
     /// [`millstream_core::ErrorKind::Bug`] for a row that is not there.
-    pub fn remove(&mut self, keys: &mut Keys, ids: &[RowId]) -> Result<()> {
-        keys.check(self.keys.epoch())?;
+    pub fn remove(&mut self, side: usize, keys: &Keys, ids: &[RowId]) -> Result<()> {
+        self.keys.check(keys)?;
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
-        let (mut holes, mut movers, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
-        let mut changed = Vec::new();
-        for gone in ids.chunk_by(|a, b| a.key == b.key) {
-            let [first, ..] = gone else { continue };
-            let (at, key) = (first.at, keys.slot(first.at));
-            let rows = self.lists.rows(key);
-            let is_there = |row: &RowId| rows.get(row.number as usize) == Some(&row.slot) && row.at == at;
-            if self.lists.id(key) != first.key || !gone.iter().all(is_there) {
+        for gone in ids.chunk_by(|a, b| a.at == b.at) {
+            let key = keys.slot(gone.first().map_or(u32::MAX, |first| first.at));
+            let is_gone = |slot: &u32| gone.binary_search_by_key(slot, |row| row.slot).is_ok();
+            let head = self.lists.head(side, key);
+            let rows = self.lists.rows(&head);
+            let kept: Vec<u32> = rows.iter().filter(|slot| !is_gone(slot)).copied().collect();
+            if kept.len() + gone.len() != rows.len() {
                 return Err(Error::bug("a row of state was removed that is not there"));
             }
-            let left = rows.len() - gone.len();
-            let tail = gone.partition_point(|g| (g.number as usize) < left);
-            let (inside, tail) = gone.split_at(tail);
-            let row = |(number, slot): (u32, &u32)| RowId { number, slot: *slot, ..*first };
-            let last: Vec<RowId> = (0u32..).zip(rows).skip(left).map(row).collect();
-            let is_gone = |row: &&RowId| tail.binary_search_by_key(&row.number, |g| g.number).is_ok();
-            holes.extend(inside);
-            movers.extend(last.iter().filter(|row| !is_gone(row)));
-            dropped.extend(&last);
-            changed.push(at);
-            last.iter().for_each(|_| _ = self.lists.pop(key));
+            if kept.is_empty() {
+                self.keys.may_go(key);
+            }
+            self.lists.replace(side, key, kept)?;
         }
-        if !holes.is_empty() {
-            let values = self.rows.values_at(0..self.values.fields().len() + 1, &slots_of(&movers))?;
-            self.rows.write(slots_of(&holes), holes.iter().collect::<Places>().columns(), &values)?;
-        }
-        self.drop_rows(keys, &dropped, changed)
+        self.side_mut(side)?.take_away(slots_of(&ids))
     }
 
-    /// Stages the removal of all rows of keys. It is no error where there are none.
-    pub fn remove_keys(&mut self, keys: &mut Keys) -> Result<()> {
-        keys.check(self.keys.epoch())?;
-        let (mut dropped, mut changed) = (Vec::new(), Vec::new());
-        for (at, key) in (0u32..).zip(&keys.slots) {
-            let id = self.lists.id(*key);
-            let rows = (0u32..).zip(self.lists.rows(*key));
-            dropped.extend(rows.map(|(number, slot)| RowId { key: id, number, at, slot: *slot }));
-            while self.lists.pop(*key).is_some() {
-                if changed.last() != Some(&at) {
-                    changed.push(at);
-                }
+    /// Stages the removal of all rows of keys on one side. It is no error where there are none.
+    pub fn remove_keys(&mut self, side: usize, keys: &Keys) -> Result<()> {
+        self.keys.check(keys)?;
+        let mut gone = Vec::new();
+        for key in &keys.slots {
+            let head = self.lists.head(side, *key);
+            let rows = self.lists.rows(&head);
+            if !rows.is_empty() {
+                gone.extend_from_slice(rows);
+                self.keys.may_go(*key);
+                self.lists.replace(side, *key, Vec::new())?;
             }
         }
-        self.drop_rows(keys, &dropped, changed)
+        self.side_mut(side)?.take_away(gone)
     }
 
-    /// Rows in the installed state.
+    /// Rows of all sides in the installed state.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.sides.iter().map(|side| side.rows.len()).sum()
     }
 
     /// Whether the installed state holds no row.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.sides.iter().all(|side| side.rows.is_empty())
     }
 
-    /// Keys that have rows, in the installed state.
+    /// Keys that have rows on some side, in the installed state.
     pub fn key_count(&self) -> usize {
         self.keys.len()
     }
 
-    /// Bytes held, with the indexes and what is staged.
+    /// Bytes held, with the index and what is staged.
     pub fn memory_bytes(&self) -> usize {
-        self.keys.memory_bytes() + self.rows.memory_bytes() + self.lists.bytes()
+        self.index_bytes() + self.sides.iter().map(|side| side.rows.memory_bytes()).sum::<usize>()
     }
 
-    /// Every row of the installed state, in batches: key columns, value columns, then [`SEQUENCE`]. As
+    /// Bytes of what leads to the rows.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.keys.bytes() + self.lists.bytes()
+    }
+
+    /// Every row of one side in the installed state, in batches: key columns, value columns, then [`SEQUENCE`]. As
     /// [`KeyedTable::scan`].
-    pub fn scan(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.join(self.keys.scan(), self.rows.scan())
+    pub fn scan(&self, side: usize) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        self.sides.get(side).into_iter().flat_map(|held| held.rows.scan().map(|rows| held.shown(&rows?, self.keys())))
     }
 
     /// Like [`MultiTable::scan`], with what is staged.
-    pub fn scan_staged(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.join(self.keys.scan_staged(), self.rows.scan_staged())
-    }
-
-    /// Every key that has rows, as staged: a batch holds the key columns, and two of our own.
-    pub fn scan_keys_staged(&self) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
-        self.keys.scan_staged()
+    pub fn scan_staged(&self, side: usize) -> impl Iterator<Item = Result<RecordBatch>> + '_ {
+        let shown = |held: &Side, rows: Result<RecordBatch>| held.shown(&rows?, self.keys());
+        self.sides.get(side).into_iter().flat_map(move |held| held.rows.scan_staged().map(move |r| shown(held, r)))
     }
 
     /// What was staged becomes the state.
     pub fn install(&mut self) {
-        self.next_installed = self.next;
-        self.keys.install();
-        self.rows.install();
+        for side in &mut self.sides {
+            side.next_installed = side.next;
+            side.rows.install();
+        }
         self.lists.install();
+        self.keys.install(|key| self.lists.is_bare(key));
     }
 
     /// What was staged is forgotten.
     pub fn discard(&mut self) {
-        self.next = self.next_installed;
-        self.keys.discard();
-        self.rows.discard();
+        for side in &mut self.sides {
+            side.next = side.next_installed;
+            side.rows.discard();
+        }
         self.lists.discard();
+        self.keys.discard();
+    }
+}
+
+impl Side {
+    fn new(keys: &SchemaRef, side: SideSchema) -> Result<Self> {
+        let SideSchema { values, keys: among } = side;
+        let mut stored: Vec<FieldRef> = values.fields().to_vec();
+        let (mut at, mut same) = (Vec::new(), vec![None; stored.len()]);
+        for (number, key) in keys.fields().iter().enumerate() {
+            let value = among.get(number).copied().flatten();
+            let value = value.filter(|v| values.fields().get(*v).is_some_and(|f| f.data_type() == key.data_type()));
+            at.push(value.unwrap_or(stored.len()));
+            match value.and_then(|value| same.get_mut(value)) {
+                Some(same) => *same = is_told_by_key(key.data_type()).then_some(number),
+                None => stored.push(Arc::clone(key)),
+            }
+        }
+        let name = Schema::new(vec![Field::new(SEQUENCE, DataType::UInt64, false)]);
+        let mut rows = KeyedTable::new(Arc::new(name), Arc::new(Schema::new(stored)))?;
+        rows.index.forget_keys();
+        Ok(Self { rows, values, keys: at, same, next: 0, next_installed: 0 })
     }
 
-    /// Goes on after a restore: both tables are what they were, and the rows are still looked up.
-    pub(crate) fn go_on_from(&mut self, next: u64) -> Result<()> {
-        self.next = next;
-        self.next_installed = next;
-        self.lists = Lists::restored(&self.keys, &self.rows)?;
-        self.rows.index.forget_keys();
-        Ok(())
+    /// Whether rows hold columns of their key beside their values.
+    fn stores_keys(&self) -> bool {
+        self.rows.values().fields().len() > self.values.fields().len()
     }
 
-    /// Stages that rows go, of keys whose lists have shrunk already.
-    fn drop_rows(&mut self, keys: &mut Keys, dropped: &[RowId], changed: Vec<u32>) -> Result<()> {
-        if dropped.is_empty() {
+    /// Of the columns of keys, those that are held beside the values.
+    fn stored_keys(&self, keys: Vec<ArrayRef>) -> Vec<ArrayRef> {
+        let beside = |at: &usize| *at >= self.values.fields().len();
+        keys.into_iter().zip(&self.keys).filter(|(_, at)| beside(at)).map(|(key, _)| key).collect()
+    }
+
+    fn sequences_at(&self, slots: &[u32]) -> Result<ArrayRef> {
+        let column = self.rows.stored_at(0..1, slots)?.pop();
+        column
+            .filter(|c| *c.data_type() == DataType::UInt64)
+            .ok_or_else(|| Error::bug("a row of state has no sequence"))
+    }
+
+    /// The values of rows; `of_row` says which of the keys each belongs to.
+    fn values_at(&self, slots: &[u32], of_row: &[u32], keys: &Keys) -> Result<Vec<ArrayRef>> {
+        let there = (1usize..).zip(&self.same).filter(|(_, same)| same.is_none()).map(|(at, _)| at);
+        let mut there = self.rows.stored_at(there, slots)?.into_iter();
+        let of_row = UInt32Array::from(of_row.to_vec());
+        let column = |(value, same): (usize, &Option<usize>)| {
+            let stored = match same.and_then(|key| keys.columns.get(key)) {
+                // The key was read already; the row, as a rule, is far away.
+                Some(key) => take(key, &of_row, None)?,
+                None => there.next().ok_or_else(|| Error::bug("a row of state lacks a value"))?,
+            };
+            self.rows.layout.show_value(value, stored)
+        };
+        self.same.iter().enumerate().map(column).collect()
+    }
+
+    /// Stages that rows go.
+    fn take_away(&mut self, slots: Vec<u32>) -> Result<()> {
+        if slots.is_empty() {
             return Ok(());
         }
-        self.rows.take_away(slots_of(dropped), dropped.iter().collect::<Places>().columns())?;
-        let (gone, kept): (Vec<u32>, Vec<u32>) =
-            changed.into_iter().partition(|at| self.lists.count(keys.slot(*at)) == 0);
-        if !gone.is_empty() {
-            self.keys.remove_at(keys, Some(&gone))?;
-        }
-        if kept.is_empty() { Ok(()) } else { self.put_entries(keys, &kept) }
+        let sequences = self.sequences_at(&slots)?;
+        self.rows.take_away(slots, vec![sequences])
     }
 
-    /// Writes the entries of these keys, which have rows.
-    fn put_entries(&mut self, keys: &mut Keys, picks: &[u32]) -> Result<()> {
-        let of = |at: &u32| keys.slot(*at);
-        let ids = UInt64Array::from_iter_values(picks.iter().map(|at| self.lists.id(of(at))));
-        let counts = UInt32Array::from_iter_values(picks.iter().map(|at| self.lists.count(of(at))));
-        self.keys.put_at(keys, Some(picks), &[Arc::new(ids), Arc::new(counts)])
+    /// Stored rows with their keys before them.
+    fn shown(&self, rows: &RecordBatch, keys: &SchemaRef) -> Result<RecordBatch> {
+        let declared = self.values.fields().len();
+        let mut fields: Vec<FieldRef> = keys.fields().to_vec();
+        fields.extend(self.values.fields().iter().cloned());
+        fields.extend(rows.schema_ref().fields().first().cloned());
+        let columns = self.keys.iter().map(|at| at + 1).chain(1..=declared).chain([0]);
+        let columns: Option<Vec<ArrayRef>> = columns.map(|at| rows.columns().get(at).cloned()).collect();
+        let columns = columns.ok_or_else(|| Error::bug("a row of state lacks a column"))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
     }
+}
 
-    /// Rows with their keys before them.
-    fn join<'a>(
-        &self,
-        keys: impl Iterator<Item = Result<RecordBatch>> + 'a,
-        rows: impl Iterator<Item = Result<RecordBatch>> + 'a,
-    ) -> Box<dyn Iterator<Item = Result<RecordBatch>> + 'a> {
-        let mut fields: Vec<FieldRef> = self.keys.keys().fields().to_vec();
-        fields.extend(self.rows.values().fields().iter().cloned());
-        match Owners::of(keys, self.keys.keys().fields().len(), Arc::new(Schema::new(fields))) {
-            Ok(owners) => Box::new(rows.map(move |rows| owners.join(&rows?))),
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        }
+/// Whether values of this type that are equal as keys are equal in every bit.
+fn is_told_by_key(data_type: &DataType) -> bool {
+    use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
+    match data_type {
+        DataType::Boolean | Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => true,
+        other => other.is_integer() || other.is_temporal() || other.is_decimal(),
     }
+}
+
+fn no_side() -> Error {
+    Error::bug("a side that a table of state does not have")
 }
 
 fn slots_of(ids: &[RowId]) -> Vec<u32> {
     ids.iter().map(|row| row.slot).collect()
 }
 
-/// The keys of rows.
-#[derive(Debug, Default)]
-struct Places {
-    ids: Vec<u64>,
-    numbers: Vec<u32>,
-}
-
-impl Places {
-    fn push(&mut self, id: u64, number: u32) {
-        self.ids.push(id);
-        self.numbers.push(number);
-    }
-
-    fn columns(self) -> Vec<ArrayRef> {
-        vec![Arc::new(UInt64Array::from(self.ids)), Arc::new(UInt32Array::from(self.numbers))]
-    }
-}
-
-impl<'a> FromIterator<&'a RowId> for Places {
-    fn from_iter<I: IntoIterator<Item = &'a RowId>>(rows: I) -> Self {
-        let mut places = Self::default();
-        rows.into_iter().for_each(|row| places.push(row.key, row.number));
-        places
-    }
-}
-
-/// The keys of a table, by id.
-struct Owners {
-    columns: Vec<Vec<ArrayRef>>,
-    of: HashMap<u64, (usize, usize)>,
-    schema: SchemaRef,
-}
-
-impl Owners {
-    fn of(keys: impl Iterator<Item = Result<RecordBatch>>, columns: usize, schema: SchemaRef) -> Result<Self> {
-        let mut owners = Self { columns: vec![Vec::new(); columns], of: HashMap::new(), schema };
-        for (number, batch) in keys.enumerate() {
-            let batch = batch?;
-            for (to, column) in owners.columns.iter_mut().zip(batch.columns()) {
-                to.push(Arc::clone(column));
-            }
-            let ids = batch.columns().get(columns).map(|c| c.as_primitive::<UInt64Type>().values().to_vec());
-            owners.of.extend(ids.unwrap_or_default().into_iter().enumerate().map(|(row, id)| (id, (number, row))));
-        }
-        Ok(owners)
-    }
-
-    fn join(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let ids = rows.columns().first().ok_or_else(|| Error::bug("a row of state has an id"))?;
-        let owners = ids.as_primitive::<UInt64Type>().values().iter().map(|id| self.of.get(id).copied());
-        let owners = owners.collect::<Option<Vec<_>>>().ok_or_else(|| Error::bug("a row of state has no key"))?;
-        let mut columns = Vec::with_capacity(self.schema.fields().len());
-        for column in &self.columns {
-            let parts: Vec<_> = column.iter().map(AsRef::as_ref).collect();
-            columns.push(interleave(&parts, &owners)?);
-        }
-        columns.extend(rows.columns().iter().skip(2).cloned());
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
-    }
-}
-
+mod restore;
 #[cfg(test)]
 mod tests;

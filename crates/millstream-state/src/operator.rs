@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_core::{Error, Result};
 
 use crate::layout::Layout;
-use crate::multi::MultiTable;
+use crate::multi::{MultiTable, Side};
 use crate::paned::PanedTable;
 use crate::segment::Segment;
 use crate::table::KeyedTable;
@@ -84,11 +84,12 @@ impl Changes {
         self
     }
 
-    /// Adds a table of many rows a key under its name within the operator.
-    pub fn multi(self, name: &str, table: &MultiTable) -> Self {
-        self.keyed(name, &table.keys)
-            .keyed(&rows_of(name), &table.rows)
-            .note(&next_of(name), table.next_installed.to_string())
+    /// Adds a table of many rows a key: its sides, under their names within the operator.
+    pub fn multi(self, names: &[&str], table: &MultiTable) -> Self {
+        let add = |changes: Self, (name, side): (&&str, &Side)| {
+            changes.keyed(name, &side.rows).note(&next_of(name), side.next_installed.to_string())
+        };
+        names.iter().zip(table.sides()).fold(self, add)
     }
 
     /// Keeps a small value beside the tables (a counter, a JSON object).
@@ -98,12 +99,7 @@ impl Changes {
     }
 }
 
-/// What the rows behind the keys of a [`MultiTable`] are called.
-pub(crate) fn rows_of(name: &str) -> String {
-    format!("{name}.rows")
-}
-
-/// Where a [`MultiTable`] keeps the sequence of its next row.
+/// Where a side of a [`MultiTable`] keeps the sequence of its next row.
 pub(crate) fn next_of(name: &str) -> String {
     format!("{name}.next")
 }
@@ -129,12 +125,16 @@ impl Restored {
         Ok(())
     }
 
-    /// Makes a table of many rows a key what it was under this name.
-    pub fn multi(&mut self, name: &str, table: &mut MultiTable) -> Result<()> {
-        self.keyed(name, &mut table.keys)?;
-        self.keyed(&rows_of(name), &mut table.rows)?;
-        let next = self.note(&next_of(name)).and_then(|next| next.parse().ok());
-        table.go_on_from(next.ok_or_else(|| Error::corrupt(format!("a checkpoint does not count the rows of {name}")))?)
+    /// Makes a table of many rows a key what its sides were under these names.
+    pub fn multi(&mut self, names: &[&str], table: &mut MultiTable) -> Result<()> {
+        let mut next = Vec::with_capacity(names.len());
+        for (name, side) in names.iter().zip(table.sides_mut()) {
+            self.keyed(name, &mut side.rows)?;
+            let sequence = self.note(&next_of(name)).and_then(|next| next.parse().ok());
+            let corrupt = || Error::corrupt(format!("a checkpoint does not count the rows of {name}"));
+            next.push(sequence.ok_or_else(corrupt)?);
+        }
+        table.go_on_from(&next)
     }
 
     /// The value that was kept under this name.
@@ -188,9 +188,14 @@ impl TableInfo {
         }
     }
 
-    /// Describes a table of many rows a key: its keys, and the rows behind them.
-    pub fn multi(name: &str, table: &MultiTable) -> [Self; 2] {
-        [Self::keyed(name, &table.keys), Self::keyed(&rows_of(name), &table.rows)]
+    /// Describes the sides of a table of many rows a key. What leads to the rows is counted with the first.
+    pub fn multi(names: &[&str], table: &MultiTable) -> Vec<Self> {
+        let mut index = table.index_bytes();
+        let of = |(name, side): (&&str, &Side)| {
+            let rows = Self::keyed(name, &side.rows);
+            Self { bytes: rows.bytes + std::mem::take(&mut index), ..rows }
+        };
+        names.iter().zip(table.sides()).map(of).collect()
     }
 
     /// Describes a paned table.

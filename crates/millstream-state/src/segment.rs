@@ -5,7 +5,6 @@
 //! far; its columns are read here only, so that a cold one can come to lie on disk.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, UInt32Array, make_array, new_empty_array};
@@ -162,8 +161,13 @@ impl SegmentLog {
         }
     }
 
-    /// The columns of this range at these places.
-    pub(crate) fn gather(&self, layout: &Layout, columns: Range<usize>, places: &[u64]) -> Result<Vec<ArrayRef>> {
+    /// These columns at these places.
+    pub(crate) fn gather(
+        &self,
+        layout: &Layout,
+        columns: impl Iterator<Item = usize>,
+        places: &[u64],
+    ) -> Result<Vec<ArrayRef>> {
         let mut dense = vec![NO_SLOT; self.held.len()];
         let mut parts: Vec<&Segment> = Vec::new();
         let mut picks: Vec<(usize, usize)> = Vec::with_capacity(places.len());
@@ -191,21 +195,21 @@ impl SegmentLog {
 /// The rows `(part, row)` of these segments, column by column.
 pub(crate) fn pick(
     layout: &Layout,
-    columns: Range<usize>,
+    columns: impl Iterator<Item = usize>,
     parts: &[&Segment],
     picks: &[(usize, usize)],
 ) -> Result<Vec<ArrayRef>> {
-    let fields = layout.stored.fields().get(columns.clone()).unwrap_or_default();
-    let column = |(c, field): (usize, &Arc<arrow::datatypes::Field>)| -> Result<ArrayRef> {
+    let lacks = || Error::bug("a segment of state lacks a column");
+    let column = |c: usize| -> Result<ArrayRef> {
+        let field = layout.stored.fields().get(c).ok_or_else(lacks)?;
         let arrays: Option<Vec<&dyn Array>> = parts.iter().map(|s| s.columns.get(c).map(AsRef::as_ref)).collect();
-        let arrays = arrays.ok_or_else(|| Error::bug("a segment of state lacks a column"))?;
-        match arrays.as_slice() {
+        match arrays.ok_or_else(lacks)?.as_slice() {
             [] => Ok(new_empty_array(field.data_type())),
             [one] => Ok(take(*one, &UInt32Array::from_iter_values(picks.iter().map(|p| p.1 as u32)), None)?),
             many => Ok(interleave(many, picks)?),
         }
     };
-    columns.zip(fields).map(column).collect()
+    columns.map(column).collect()
 }
 
 /// The same values in memory of their own: a slice of a large batch would keep all of it.

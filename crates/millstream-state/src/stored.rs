@@ -12,8 +12,7 @@ use millstream_core::disk::Disk;
 use crate::checkpoint::manifest::TableEntry;
 use crate::checkpoint::read::{read_manifest, read_operators};
 use crate::checkpoint::{MANIFEST, manifest_batch};
-use crate::multi::{MultiTable, SEQUENCE};
-use crate::operator::{Restored, next_of, rows_of};
+use crate::operator::{Restored, next_of};
 use crate::paned::PanedTable;
 use crate::table::KeyedTable;
 
@@ -51,13 +50,8 @@ pub fn stored_tables(disk: &dyn Disk, dir: &Path) -> Result<Vec<StoredTable>> {
     for (name, operator) in &manifest.operators {
         let Some(restored) = operators.get_mut(name) else { continue };
         for (table, entry) in &operator.tables {
-            let below = table.strip_suffix(".rows").is_some_and(|of| operator.tables.contains_key(of));
-            if below && restored.note(&next_of(table.trim_end_matches(".rows"))).is_some() {
-                continue;
-            }
-            let many = operator.tables.get(&rows_of(table)).filter(|_| restored.note(&next_of(table)).is_some());
-            let (schema, rows) = match many {
-                Some(rows) => many_rows(restored, table, entry, rows)?,
+            let (schema, rows) = match restored.note(&next_of(table)) {
+                Some(_) => many_rows(restored, table, entry)?,
                 None => rows_of_table(restored, table, entry)?,
             };
             tables.push(StoredTable {
@@ -107,24 +101,12 @@ fn rows_of_table(saved: &mut Restored, name: &str, entry: &TableEntry) -> Result
     Ok((schema, rows))
 }
 
-/// A table of any number of rows a key.
-fn many_rows(
-    saved: &mut Restored,
-    name: &str,
-    keys: &TableEntry,
-    rows: &TableEntry,
-) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let ((keys, _), (_, values)) = (schemas(saved, name, keys), schemas(saved, &rows_of(name), rows));
-    let values = values.fields().iter().filter(|f| f.name() != SEQUENCE).cloned().collect::<Vec<_>>();
-    let mut table = MultiTable::new(keys, Arc::new(Schema::new(values)))?;
-    saved.multi(name, &mut table)?;
-    let mut fields = table.keys().fields().to_vec();
-    fields.extend(table.values().fields().iter().cloned());
-    fields.push(Arc::new(Field::new(SEQUENCE, DataType::UInt64, false)));
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let shown = |batch: Result<RecordBatch>| Ok(batch?.with_schema(Arc::clone(&schema))?);
-    let rows = table.scan().map(shown).collect::<Result<_>>()?;
-    Ok((schema, rows))
+/// A side of a table of any number of rows a key: the sequences of its rows come last.
+fn many_rows(saved: &mut Restored, name: &str, entry: &TableEntry) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let (schema, rows) = rows_of_table(saved, name, entry)?;
+    let order: Vec<usize> = (1..schema.fields().len()).chain([0]).collect();
+    let rows = rows.iter().map(|batch| Ok(batch.project(&order)?)).collect::<Result<_>>()?;
+    Ok((Arc::new(schema.project(&order)?), rows))
 }
 
 /// The columns of a table: their names as the manifest has them, their types as they are stored.

@@ -6,7 +6,6 @@
 //! segments.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
@@ -124,7 +123,9 @@ impl KeyedTable {
                 places.push(place);
             }
         }
-        Ok(Found { rows, values: self.gather(0..self.layout.values.fields().len(), &places)? })
+        let stored = self.log.gather(&self.layout, self.layout.value_columns(), &places)?;
+        let values = stored.into_iter().enumerate().map(|(at, column)| self.layout.show_value(at, column));
+        Ok(Found { rows, values: values.collect::<Result<_>>()? })
     }
 
     /// As [`KeyedTable::find`] and [`KeyedTable::read`].
@@ -193,11 +194,6 @@ impl KeyedTable {
         inserted
     }
 
-    /// When the keys that are there last changed.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
     /// The segments of the installed state, each with its rows that are there and their slots.
     pub(crate) fn live(&self) -> impl Iterator<Item = (&Segment, impl Iterator<Item = (usize, u32)>)> {
         self.log.order.iter().filter_map(|number| Some((*number, self.log.get(*number)?))).map(move |(number, held)| {
@@ -213,10 +209,10 @@ impl KeyedTable {
         Ok(slots)
     }
 
-    /// Some of the value columns at slots that have a row.
-    pub(crate) fn values_at(&self, columns: Range<usize>, slots: &[u32]) -> Result<Vec<ArrayRef>> {
+    /// Some of the columns, keys then values, at slots that have a row: as they are stored.
+    pub(crate) fn stored_at(&self, columns: impl Iterator<Item = usize>, slots: &[u32]) -> Result<Vec<ArrayRef>> {
         let places: Vec<u64> = slots.iter().map(|slot| self.place_of(*slot)).collect();
-        self.gather(columns, &places)
+        self.log.gather(&self.layout, columns, &places)
     }
 
     /// Stages the rows of these slots; `columns` are their keys, as they are stored.
@@ -261,13 +257,6 @@ impl KeyedTable {
 
     fn place_of(&self, slot: u32) -> u64 {
         if slot == NO_SLOT { NOWHERE } else { self.places.get(slot as usize) }
-    }
-
-    /// Some of the value columns at these places, as they are declared.
-    fn gather(&self, columns: Range<usize>, places: &[u64]) -> Result<Vec<ArrayRef>> {
-        let keys = self.layout.key_count();
-        let stored = self.log.gather(&self.layout, keys + columns.start..keys + columns.end, places)?;
-        self.layout.show_values(columns.start, stored)
     }
 
     /// Keys in the installed state.

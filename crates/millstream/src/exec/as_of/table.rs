@@ -12,7 +12,7 @@ use datafusion::common::{Result as DfResult, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use millstream_state::{Changes, MultiTable, OperatorState, Restored, StateInfo, TableInfo};
+use millstream_state::{Changes, MultiTable, OperatorState, Restored, SideSchema, StateInfo, TableInfo};
 
 use super::super::changes::state_error;
 use super::super::context::BatchContext;
@@ -21,6 +21,8 @@ use super::super::stateful::{Operator, StatefulExec};
 use super::{AsOfJoin, Keyed};
 
 const ROWS: &str = "table";
+/// The only side of the table.
+const SIDE: usize = 0;
 
 /// Joins with a table that is read whole.
 #[derive(Debug)]
@@ -60,7 +62,8 @@ fn scan_of(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
 fn new_table(key: &SchemaRef, columns: &Schema) -> DfResult<MultiTable> {
     let nullable = columns.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true));
     let values = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
-    MultiTable::new(Arc::clone(key), values).map_err(state_error)
+    let side = SideSchema { values, keys: vec![] };
+    MultiTable::new(Arc::clone(key), vec![side]).map_err(state_error)
 }
 
 impl Operator<2> for TableJoinExec {
@@ -96,8 +99,8 @@ impl Operator<2> for TableJoinExec {
         let keyed = Keyed::of(&self.key, &self.join.left_keys(&left)?, left.num_rows())?;
         let table = state.next.as_ref().unwrap_or(&state.rows);
         let keys = table.find(&keyed.keys, keyed.count).map_err(state_error)?;
-        let found = table.get(&keys, |_| true).map_err(state_error)?;
-        let sequences = table.sequences(&found.ids).map_err(state_error)?;
+        let found = table.get(SIDE, &keys, |_| true).map_err(state_error)?;
+        let sequences = table.sequences(SIDE, &found.ids).map_err(state_error)?;
         let mut of_key: Vec<Vec<u32>> = vec![vec![]; keyed.count];
         let mut order: Vec<u32> = (0..found.keys.len() as u32).collect();
         // In the order of the table's own rows.
@@ -118,7 +121,7 @@ impl TableJoinExec {
         let rows = filter_record_batch(rows, &has_key.into())?;
         let of_row: Vec<u32> = keyed.of_rows.iter().flatten().copied().collect();
         let mut keys = table.find(&keyed.keys, keyed.count).map_err(state_error)?;
-        table.insert(&mut keys, &of_row, rows.columns()).map_err(state_error)?;
+        table.insert(SIDE, &mut keys, &of_row, rows.columns()).map_err(state_error)?;
         table.install();
         Ok(table)
     }
@@ -144,19 +147,19 @@ impl OperatorState for TableState {
     }
 
     fn changes(&mut self) -> millstream_core::Result<Changes> {
-        Ok(Changes::new().multi(ROWS, &self.rows))
+        Ok(Changes::new().multi(&[ROWS], &self.rows))
     }
 
     fn restore(&mut self, mut saved: Restored) -> millstream_core::Result<()> {
         self.next = None;
-        saved.multi(ROWS, &mut self.rows)
+        saved.multi(&[ROWS], &mut self.rows)
     }
 
     fn describe(&self) -> StateInfo {
-        StateInfo { kind: "table".to_string(), tables: TableInfo::multi(ROWS, &self.rows).into() }
+        StateInfo { kind: "table".to_string(), tables: TableInfo::multi(&[ROWS], &self.rows) }
     }
 
     fn table(&self) -> millstream_core::Result<Vec<RecordBatch>> {
-        self.rows.scan().collect()
+        self.rows.scan(SIDE).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_arrays;
 use datafusion::common::{Result as DfResult, internal_err};
-use millstream_state::{Keys, RowId};
+use millstream_state::RowId;
 
 use super::super::BatchContext;
 use super::super::changes::state_error;
@@ -13,7 +13,7 @@ use super::super::grouping::Grouping;
 use super::null_aware;
 use super::pairs::{Pair, Single};
 use super::side::{ByGroup, Delta, NO_GROUP, Old};
-use super::state::{JoinState, Rows};
+use super::state::{Found, JoinState, Kept};
 use super::{Plan, Preserve};
 use crate::changelog;
 
@@ -23,8 +23,8 @@ pub(super) struct Step {
     /// The distinct keys of both.
     pub keys: Vec<ArrayRef>,
     pub groups: usize,
-    /// Where each side has these keys, if it keeps anything.
-    found: [Option<Keys>; 2],
+    /// Where these keys are kept, if anything is.
+    found: Option<Found>,
     /// The rows of the same keys that were there before.
     old: [Old; 2],
     /// How many rows of each key a side had, where that is asked for.
@@ -95,9 +95,7 @@ impl Plan {
             old_partners: Default::default(),
         };
         if let Some(state) = state.as_deref() {
-            for (found, side) in step.found.iter_mut().zip(&state.sides) {
-                *found = Some(side.find(&step.keys, groups).map_err(state_error)?);
-            }
+            step.found = Some(state.find(&step.keys, groups).map_err(state_error)?);
             self.count(state, &mut step)?;
         } else {
             step.after = [step.deltas[1].sums(groups), step.deltas[0].sums(groups)];
@@ -122,9 +120,9 @@ impl Plan {
     fn count(&self, state: &JoinState, step: &mut Step) -> DfResult<()> {
         for (side, other) in [(0, 1), (1, 0)] {
             // A side that is only counted has to know its counts to change them.
-            let counted = matches!(state.sides[other].rows, Rows::Counts(_));
+            let counted = matches!(state.sides[other].kept, Kept::Counts(_));
             if counted || (self.preserves(side).is_some() && self.join.filter.is_none()) {
-                let counts = state.sides[other].counts(found(&mut step.found[other])?).map_err(state_error)?;
+                let counts = state.counts(other, found(&mut step.found)?).map_err(state_error)?;
                 let sums = step.deltas[other].sums(step.groups);
                 step.after[side] = counts.iter().zip(sums).map(|(before, sum)| before + sum).collect();
                 step.before[side].clone_from(&counts);
@@ -137,7 +135,7 @@ impl Plan {
     /// Fetches the rows of before that this batch pairs, changes or takes back.
     fn fetch(&self, state: &JoinState, step: &mut Step) -> DfResult<()> {
         for (side, other) in [(0, 1), (1, 0)] {
-            if matches!(state.sides[side].rows, Rows::Counts(_)) {
+            if matches!(state.sides[side].kept, Kept::Counts(_)) {
                 continue;
             }
             let mut wanted = vec![false; step.groups];
@@ -155,9 +153,8 @@ impl Plan {
                 let turned = step.before[side].iter().zip(&step.after[side]).map(turned);
                 (0u32..).zip(turned).filter(|(_, turned)| *turned).for_each(|(group, _)| want(group));
             }
-            let held = &state.sides[side];
-            let table = held.table().map_err(state_error)?;
-            let mut old = Old::fetch(table, held.counted, found(&mut step.found[side])?, &wanted)?;
+            let keys = &found(&mut step.found)?.rows;
+            let mut old = Old::fetch(&state.rows, &state.sides[side], keys, &wanted)?;
             old.take_back(&mut step.deltas[side], step.groups, &self.memory)?;
             step.old[side] = old;
         }
@@ -285,9 +282,11 @@ impl Plan {
 
     /// Stages that keys are forgotten which nothing has touched for long.
     fn forget(&self, state: &mut JoinState, time_us: i64) -> DfResult<()> {
-        for side in &mut state.sides {
-            let Some(gone) = side.idle.as_mut().map(|idle| idle.due(time_us)).transpose()?.flatten() else { continue };
-            side.forget(&gone.keys, gone.count).map_err(state_error)?;
+        for side in [0, 1] {
+            let Some(idle) = &mut state.sides[side].idle else { continue };
+            if let Some(gone) = idle.due(time_us)? {
+                state.forget(side, &gone.keys, gone.count).map_err(state_error)?;
+            }
         }
         Ok(())
     }
@@ -312,12 +311,12 @@ impl Plan {
         output: &mut Vec<RecordBatch>,
     ) -> DfResult<()> {
         for side in [0, 1] {
-            if matches!(state.sides[side].rows, Rows::Counts(_)) {
+            if matches!(state.sides[side].kept, Kept::Counts(_)) {
                 let sums = step.deltas[side].sums(step.groups);
                 if step.counts[side].iter().zip(&sums).any(|(count, sum)| count + sum < 0) {
                     self.memory.unknown_row("a join")?;
                 }
-                let keys = found(&mut step.found[side])?;
+                let keys = found(&mut step.found)?;
                 state.sides[side].put_counts(keys, &step.counts[side], &sums).map_err(state_error)?;
                 continue;
             }
@@ -328,11 +327,11 @@ impl Plan {
         Ok(())
     }
 
-    /// New counts of old rows, and old rows that go. A row's id is good until a row of its key goes.
+    /// New counts of old rows, and old rows that go.
     fn update(&self, state: &mut JoinState, side: usize, step: &mut Step) -> DfResult<()> {
-        let (held, old) = (&mut state.sides[side], &step.old[side]);
-        let counted = held.counted;
-        let table = held.table_mut().map_err(state_error)?;
+        let old = &step.old[side];
+        let JoinState { rows: table, sides, .. } = state;
+        let (counted, number) = (sides[side].counted, sides[side].rows().map_err(state_error)?);
         // Where rows never go, it only matters that there is a partner.
         let saturates = !self.is_changelog();
         if counted {
@@ -348,12 +347,12 @@ impl Plan {
                 let after = Int64Array::from_iter_values(after);
                 let mut values = take_arrays(&old.columns, &UInt32Array::from(rows.clone()), None)?;
                 values.push(Arc::new(after));
-                table.update(&ids, &values).map_err(state_error)?;
+                table.update(number, &ids, &values).map_err(state_error)?;
             }
         }
         if !old.removed.is_empty() {
             let ids: Vec<RowId> = old.removed.iter().filter_map(|row| old.ids.get(*row as usize).copied()).collect();
-            table.remove(found(&mut step.found[side])?, &ids).map_err(state_error)?;
+            table.remove(number, &found(&mut step.found)?.rows, &ids).map_err(state_error)?;
         }
         Ok(())
     }
@@ -361,7 +360,8 @@ impl Plan {
     /// Stages new rows.
     fn insert(&self, state: &mut JoinState, side: usize, step: &mut Step, rows: Vec<u32>) -> DfResult<()> {
         let delta = &step.deltas[side];
-        let held = &mut state.sides[side];
+        let JoinState { rows: table, sides, .. } = state;
+        let held = &mut sides[side];
         let all = rows.len() == delta.rows;
         let of_row: Vec<u32> = rows.iter().map(|row| delta.group(*row)).collect();
         let picks = UInt32Array::from(rows);
@@ -370,8 +370,8 @@ impl Plan {
             let partners = picks.values().iter().map(|row| at(&step.new_partners[side], *row));
             values.push(Arc::new(Int64Array::from_iter_values(partners)));
         }
-        let table = held.table_mut().map_err(state_error)?;
-        table.insert(found(&mut step.found[side])?, &of_row, &values).map_err(state_error)?;
+        let number = held.rows().map_err(state_error)?;
+        table.insert(number, &mut found(&mut step.found)?.rows, &of_row, &values).map_err(state_error)?;
         self.remember_expiries(held, side, step, picks.values())
     }
 }
@@ -391,8 +391,8 @@ impl Step {
     }
 }
 
-/// Where a side has the keys of a batch.
-fn found(keys: &mut Option<Keys>) -> DfResult<&mut Keys> {
+/// Where the keys of a batch are kept.
+fn found(keys: &mut Option<Found>) -> DfResult<&mut Found> {
     match keys {
         Some(keys) => Ok(keys),
         None => internal_err!("a join that keeps nothing has nothing to look up"),

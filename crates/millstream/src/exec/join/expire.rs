@@ -91,15 +91,16 @@ impl Plan {
         output: &mut Vec<RecordBatch>,
     ) -> DfResult<()> {
         let Some(frontier) = frontier else { return Ok(()) };
-        for (side, held) in state.sides.iter_mut().enumerate() {
+        let JoinState { rows: table, sides, .. } = state;
+        for (side, held) in sides.iter_mut().enumerate() {
             let Some((expiry, granule_us)) = self.expiry(side) else { continue };
             // Stretches that end at the frontier or before it: the numbers below that of the frontier.
             let due = if frontier == END_OF_TIME { END_OF_TIME } else { frontier.div_euclid(granule_us.max(1)) };
             let Some(keys) = self.due_keys(held, due)? else { continue };
             let rows = keys.first().map_or(1, |k| k.len());
-            let table = held.table_mut().map_err(state_error)?;
-            let mut keys = table.find(&keys, rows).map_err(state_error)?;
-            let found = table.get(&keys, |_| true).map_err(state_error)?;
+            let number = held.rows().map_err(state_error)?;
+            let keys = table.find(&keys, rows).map_err(state_error)?;
+            let found = table.get(number, &keys, |_| true).map_err(state_error)?;
             let mut columns = found.values;
             let partners = if held.counted { columns.pop() } else { None };
             let times = expiry.times(&columns)?;
@@ -113,8 +114,7 @@ impl Plan {
                 self.singles(side, &columns, &alone, output)?;
             }
             let ids: Vec<_> = done.iter().filter_map(|row| found.ids.get(*row as usize).copied()).collect();
-            let table = held.table_mut().map_err(state_error)?;
-            table.remove(&mut keys, &ids).map_err(state_error)?;
+            table.remove(number, &keys, &ids).map_err(state_error)?;
             if let Some(calendar) = &mut held.expiries {
                 calendar.drop_below(due);
             }

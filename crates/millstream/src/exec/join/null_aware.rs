@@ -49,7 +49,7 @@ impl Totals {
 /// Numbers every key of the left side.
 pub fn intern_all(state: &JoinState, grouping: &mut Grouping) -> DfResult<()> {
     let [left, _] = &state.sides;
-    for keys in left.table().map_err(state_error)?.scan_keys_staged() {
+    for keys in state.rows.scan_staged(left.rows().map_err(state_error)?) {
         let keys = keys.map_err(state_error)?;
         let columns: Vec<ArrayRef> = keys.columns().iter().take(1).cloned().collect();
         grouping.intern(&columns, keys.num_rows())?;

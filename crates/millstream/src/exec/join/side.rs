@@ -16,6 +16,7 @@ use super::super::changes::state_error;
 use super::super::grouping::Grouping;
 use super::super::memory::Memory;
 use super::Plan;
+use super::state::Side;
 use crate::changelog;
 
 /// The group of a row whose key can't match.
@@ -199,11 +200,11 @@ pub struct Old {
 
 impl Old {
     /// The rows of the groups that `wanted` names; `keys` are those of all groups.
-    pub fn fetch(table: &MultiTable, counted: bool, keys: &Keys, wanted: &[bool]) -> DfResult<Self> {
+    pub fn fetch(table: &MultiTable, side: &Side, keys: &Keys, wanted: &[bool]) -> DfResult<Self> {
         let wanted = |group: u32| wanted.get(group as usize).copied().unwrap_or(false);
-        let found = table.get(keys, wanted).map_err(state_error)?;
+        let found = table.get(side.rows().map_err(state_error)?, keys, wanted).map_err(state_error)?;
         let mut columns = found.values;
-        let partners = if counted { columns.pop().map(|c| c.as_primitive::<Int64Type>().clone()) } else { None };
+        let partners = if side.counted { columns.pop().map(|c| c.as_primitive::<Int64Type>().clone()) } else { None };
         Ok(Self { columns, ids: found.ids, groups: found.keys, partners, removed: vec![], gone: vec![] })
     }
 

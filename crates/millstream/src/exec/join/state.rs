@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use datafusion::common::Result as DfResult;
+use datafusion::physical_expr::expressions::Column;
 use millstream_core::{Error, Result};
 use millstream_state::{
-    Changes, KeyedTable, Keys, MultiTable, OperatorState, PanedTable, Restored, StateInfo, TableInfo,
+    Changes, KeyedTable, Keys, MultiTable, OperatorState, PanedTable, Restored, SideSchema, StateInfo, TableInfo,
 };
 
 use super::super::changes::state_error;
@@ -23,6 +24,8 @@ pub const SIDES: [&str; 2] = ["left", "right"];
 /// Both sides.
 #[derive(Debug)]
 pub struct JoinState {
+    /// The rows of the sides that keep rows.
+    pub rows: MultiTable,
     pub sides: [Side; 2],
     /// What a NOT IN knows of all rows of the right side.
     pub totals: Staged<Totals>,
@@ -31,7 +34,7 @@ pub struct JoinState {
 /// One side.
 #[derive(Debug)]
 pub struct Side {
-    pub rows: Rows,
+    pub kept: Kept,
     /// Whether the last column of the rows is the number of their partners.
     pub counted: bool,
     /// The keys that have rows to forget, by the time at which they are to be looked at.
@@ -40,13 +43,21 @@ pub struct Side {
     pub idle: Option<Idle>,
 }
 
-/// The rows of a side, by key.
+/// What is kept of the rows of a side, by key.
 #[derive(Debug)]
-pub enum Rows {
-    /// The rows themselves.
-    All(Box<MultiTable>),
+pub enum Kept {
+    /// The rows themselves: the number of the side in [`JoinState::rows`].
+    Rows(usize),
     /// Only how many there are.
     Counts(Box<KeyedTable>),
+}
+
+/// The keys of a batch, where each kind of table has them. Both sides keep rows under one index.
+#[derive(Debug)]
+pub struct Found {
+    pub rows: Keys,
+    /// Of the side that is only counted; there is at most one.
+    pub counts: Option<Keys>,
 }
 
 /// How many rows the right side of a NOT IN has.
@@ -66,78 +77,98 @@ pub struct Staged<T> {
 
 impl JoinState {
     pub fn try_new(plan: &Plan) -> DfResult<Self> {
-        Ok(Self { sides: [Side::try_new(plan, 0)?, Side::try_new(plan, 1)?], totals: Staged::default() })
+        let schemas: Vec<SideSchema> =
+            [0, 1].into_iter().filter(|side| plan.keeps_rows(*side)).map(|side| plan.kept_schema(side)).collect();
+        let right = schemas.len().saturating_sub(1);
+        let rows = MultiTable::new(Arc::clone(&plan.keys), schemas).map_err(state_error)?;
+        let sides = [Side::try_new(plan, 0, 0)?, Side::try_new(plan, 1, right)?];
+        Ok(Self { rows, sides, totals: Staged::default() })
+    }
+
+    /// Looks distinct keys up (`count` of them).
+    pub fn find(&self, keys: &[ArrayRef], count: usize) -> Result<Found> {
+        let counts = self.sides.iter().find_map(|side| match &side.kept {
+            Kept::Rows(_) => None,
+            Kept::Counts(table) => Some(table.find(keys, count)),
+        });
+        Ok(Found { rows: self.rows.find(keys, count)?, counts: counts.transpose()? })
+    }
+
+    /// How many rows each of the keys has on a side.
+    pub fn counts(&self, side: usize, found: &Found) -> Result<Vec<i64>> {
+        match self.sides.get(side).map(|side| &side.kept) {
+            Some(Kept::Rows(side)) => Ok(self.rows.counts(*side, &found.rows)?.into_iter().map(i64::from).collect()),
+            Some(Kept::Counts(table)) => counts(table, found.counts()?),
+            None => Err(Error::bug("a join has two sides")),
+        }
+    }
+
+    /// Stages that keys of a side are forgotten with all their rows.
+    pub fn forget(&mut self, side: usize, keys: &[ArrayRef], count: usize) -> Result<()> {
+        let found = self.find(keys, count)?;
+        match self.sides.get_mut(side).map(|side| &mut side.kept) {
+            Some(Kept::Rows(side)) => self.rows.remove_keys(*side, &found.rows),
+            Some(Kept::Counts(table)) => table.remove_at(found.counts()?, None),
+            None => Err(Error::bug("a join has two sides")),
+        }
+    }
+
+    /// The names of the sides that keep rows, by their number.
+    fn names(&self) -> Vec<&'static str> {
+        let kept = self.sides.iter().zip(SIDES).filter(|(side, _)| matches!(side.kept, Kept::Rows(_)));
+        kept.map(|(_, name)| name).collect()
+    }
+}
+
+impl Found {
+    fn counts(&self) -> Result<&Keys> {
+        self.counts.as_ref().ok_or_else(|| Error::bug("a join looks for counts that it does not keep"))
+    }
+}
+
+impl Plan {
+    /// What is kept of a row of a side.
+    fn kept_schema(&self, side: usize) -> SideSchema {
+        let mut fields: Vec<FieldRef> = self.columns.get(side).map(|c| c.fields().to_vec()).unwrap_or_default();
+        if self.counts_partners(side) {
+            fields.push(Arc::new(Field::new(PARTNERS, DataType::Int64, false)));
+        }
+        let values: SchemaRef = Arc::new(Schema::new(fields));
+        let keys = self.join.on.iter().map(|(left, right)| if side == 0 { left } else { right });
+        let keys = keys.map(|key| key.downcast_ref::<Column>().map(Column::index)).collect();
+        SideSchema { values, keys }
     }
 }
 
 impl Side {
-    fn try_new(plan: &Plan, side: usize) -> DfResult<Self> {
-        let counted = plan.counts_partners(side);
-        let keys = Arc::clone(&plan.keys);
-        let rows = if plan.keeps_rows(side) {
-            let columns = plan.columns.get(side).map(|c| c.fields().to_vec()).unwrap_or_default();
-            let mut fields: Vec<FieldRef> = columns;
-            if counted {
-                fields.push(Arc::new(Field::new(PARTNERS, DataType::Int64, false)));
-            }
-            Rows::All(Box::new(MultiTable::new(keys, Arc::new(Schema::new(fields))).map_err(state_error)?))
+    /// `number` is that of its rows, if it keeps them.
+    fn try_new(plan: &Plan, side: usize, number: usize) -> DfResult<Self> {
+        let kept = if plan.keeps_rows(side) {
+            Kept::Rows(number)
         } else {
             let count = Schema::new(vec![Field::new("$count", DataType::Int64, false)]);
-            Rows::Counts(Box::new(KeyedTable::new(keys, Arc::new(count)).map_err(state_error)?))
+            let counts = KeyedTable::new(Arc::clone(&plan.keys), Arc::new(count)).map_err(state_error)?;
+            Kept::Counts(Box::new(counts))
         };
         let expiries = match plan.join.interval {
             Some(_) => Some(PanedTable::new(Arc::clone(&plan.keys), Arc::new(Schema::empty())).map_err(state_error)?),
             None => None,
         };
         let idle = Idle::try_new(&plan.keys, plan.memory.idle_us(side).filter(|_| expiries.is_none()))?;
-        Ok(Self { rows, counted, expiries, idle })
+        Ok(Self { kept, counted: plan.counts_partners(side), expiries, idle })
     }
 
-    /// The table of the rows.
-    pub fn table(&self) -> Result<&MultiTable> {
-        match &self.rows {
-            Rows::All(table) => Ok(table),
-            Rows::Counts(_) => Err(Error::bug("a join looks for rows on a side that it only counts")),
-        }
-    }
-
-    /// As [`Side::table`], to change it.
-    pub fn table_mut(&mut self) -> Result<&mut MultiTable> {
-        match &mut self.rows {
-            Rows::All(table) => Ok(table),
-            Rows::Counts(_) => Err(Error::bug("a join looks for rows on a side that it only counts")),
-        }
-    }
-
-    /// Looks distinct keys up (`count` of them).
-    pub fn find(&self, keys: &[ArrayRef], count: usize) -> Result<Keys> {
-        match &self.rows {
-            Rows::All(table) => table.find(keys, count),
-            Rows::Counts(table) => table.find(keys, count),
-        }
-    }
-
-    /// How many rows each of the keys has.
-    pub fn counts(&self, keys: &Keys) -> Result<Vec<i64>> {
-        match &self.rows {
-            Rows::All(table) => Ok(table.counts(keys)?.into_iter().map(i64::from).collect()),
-            Rows::Counts(table) => {
-                let found = table.read(keys)?;
-                let mut counts = vec![0; keys.len()];
-                let held = found.values.first().map(|c| c.as_primitive::<Int64Type>().values().to_vec());
-                for (row, held) in found.rows.iter().zip(held.unwrap_or_default()) {
-                    if let Some(to) = counts.get_mut(*row) {
-                        *to = held;
-                    }
-                }
-                Ok(counts)
-            }
+    /// The number of its rows in [`JoinState::rows`].
+    pub fn rows(&self) -> Result<usize> {
+        match &self.kept {
+            Kept::Rows(side) => Ok(*side),
+            Kept::Counts(_) => Err(Error::bug("a join looks for rows on a side that it only counts")),
         }
     }
 
     /// Writes how many rows the keys that changed have now.
-    pub fn put_counts(&mut self, keys: &mut Keys, before: &[i64], sums: &[i64]) -> Result<()> {
-        let Rows::Counts(table) = &mut self.rows else { return Ok(()) };
+    pub fn put_counts(&mut self, found: &mut Found, before: &[i64], sums: &[i64]) -> Result<()> {
+        let (Kept::Counts(table), Some(keys)) = (&mut self.kept, &mut found.counts) else { return Ok(()) };
         let (mut kept, mut gone, mut counts) = (vec![], vec![], vec![]);
         for (at, (before, sum)) in (0u32..).zip(before.iter().zip(sums)).filter(|(_, (_, sum))| **sum != 0) {
             match before + sum {
@@ -154,36 +185,36 @@ impl Side {
         }
         if kept.is_empty() { Ok(()) } else { table.put_at(keys, Some(&kept), &[Arc::new(Int64Array::from(counts))]) }
     }
+}
 
-    /// Stages that keys are forgotten with all their rows.
-    pub fn forget(&mut self, keys: &[ArrayRef], count: usize) -> Result<()> {
-        let mut found = self.find(keys, count)?;
-        match &mut self.rows {
-            Rows::All(table) => table.remove_keys(&mut found),
-            Rows::Counts(table) => table.remove_at(&found, None),
+/// The count of each of the keys.
+fn counts(table: &KeyedTable, keys: &Keys) -> Result<Vec<i64>> {
+    let found = table.read(keys)?;
+    let mut counts = vec![0; keys.len()];
+    let held = found.values.first().map(|c| c.as_primitive::<Int64Type>().values().to_vec());
+    for (row, held) in found.rows.iter().zip(held.unwrap_or_default()) {
+        if let Some(to) = counts.get_mut(*row) {
+            *to = held;
         }
     }
+    Ok(counts)
 }
 
-fn rows_of(side: usize) -> String {
-    SIDES.get(side).copied().unwrap_or_default().to_string()
+fn touched_of(side: &str) -> String {
+    format!("{side}.{TOUCHED}")
 }
 
-fn touched_of(side: usize) -> String {
-    format!("{}.{TOUCHED}", rows_of(side))
-}
-
-fn expiries_of(side: usize) -> String {
-    format!("{}.expiries", rows_of(side))
+fn expiries_of(side: &str) -> String {
+    format!("{side}.expiries")
 }
 
 impl OperatorState for JoinState {
     fn install(&mut self) {
         self.totals.installed = self.totals.staged;
+        self.rows.install();
         for side in &mut self.sides {
-            match &mut side.rows {
-                Rows::All(table) => table.install(),
-                Rows::Counts(table) => table.install(),
+            if let Kept::Counts(table) = &mut side.kept {
+                table.install();
             }
             side.expiries.iter_mut().for_each(PanedTable::install);
             side.idle.iter_mut().for_each(Idle::install);
@@ -192,10 +223,10 @@ impl OperatorState for JoinState {
 
     fn discard(&mut self) {
         self.totals.staged = self.totals.installed;
+        self.rows.discard();
         for side in &mut self.sides {
-            match &mut side.rows {
-                Rows::All(table) => table.discard(),
-                Rows::Counts(table) => table.discard(),
+            if let Kept::Counts(table) = &mut side.kept {
+                table.discard();
             }
             side.expiries.iter_mut().for_each(PanedTable::discard);
             side.idle.iter_mut().for_each(Idle::discard);
@@ -204,32 +235,29 @@ impl OperatorState for JoinState {
 
     fn changes(&mut self) -> Result<Changes> {
         let Totals { rows, nulls } = self.totals.installed;
-        let mut changes = Changes::new().note("totals", format!("{rows} {nulls}"));
-        for (number, side) in self.sides.iter().enumerate() {
-            let name = rows_of(number);
-            changes = match &side.rows {
-                Rows::All(table) => changes.multi(&name, table),
-                Rows::Counts(table) => changes.keyed(&name, table),
-            };
-            if let Some(expiries) = &side.expiries {
-                changes = changes.paned(&expiries_of(number), expiries);
+        let mut changes = Changes::new().note("totals", format!("{rows} {nulls}")).multi(&self.names(), &self.rows);
+        for (side, name) in self.sides.iter().zip(SIDES) {
+            if let Kept::Counts(table) = &side.kept {
+                changes = changes.keyed(name, table);
             }
-            changes = idle::changes(changes, &touched_of(number), side.idle.as_ref());
+            if let Some(expiries) = &side.expiries {
+                changes = changes.paned(&expiries_of(name), expiries);
+            }
+            changes = idle::changes(changes, &touched_of(name), side.idle.as_ref());
         }
         Ok(changes)
     }
 
     fn restore(&mut self, mut saved: Restored) -> Result<()> {
-        for (number, side) in self.sides.iter_mut().enumerate() {
-            let name = rows_of(number);
-            match &mut side.rows {
-                Rows::All(table) => saved.multi(&name, table)?,
-                Rows::Counts(table) => saved.keyed(&name, table)?,
+        saved.multi(&self.names(), &mut self.rows)?;
+        for (side, name) in self.sides.iter_mut().zip(SIDES) {
+            if let Kept::Counts(table) = &mut side.kept {
+                saved.keyed(name, table)?;
             }
             if let Some(expiries) = &mut side.expiries {
-                saved.paned(&expiries_of(number), expiries)?;
+                saved.paned(&expiries_of(name), expiries)?;
             }
-            idle::restore(&mut saved, &touched_of(number), side.idle.as_mut())?;
+            idle::restore(&mut saved, &touched_of(name), side.idle.as_mut())?;
         }
         let totals = saved.note("totals").and_then(|text| text.split_once(' '));
         let totals = totals.and_then(|(r, n)| Some(Totals { rows: r.parse().ok()?, nulls: n.parse().ok()? }));
@@ -239,15 +267,13 @@ impl OperatorState for JoinState {
     }
 
     fn describe(&self) -> StateInfo {
-        let mut tables = vec![];
-        for (number, side) in self.sides.iter().enumerate() {
-            let name = rows_of(number);
-            match &side.rows {
-                Rows::All(table) => tables.extend(TableInfo::multi(&name, table)),
-                Rows::Counts(table) => tables.push(TableInfo::keyed(&name, table)),
+        let mut tables = TableInfo::multi(&self.names(), &self.rows);
+        for (side, name) in self.sides.iter().zip(SIDES) {
+            if let Kept::Counts(table) = &side.kept {
+                tables.push(TableInfo::keyed(name, table));
             }
-            tables.extend(side.expiries.iter().map(|e| TableInfo::paned(&expiries_of(number), e)));
-            tables.extend(idle::describe(&touched_of(number), side.idle.as_ref()));
+            tables.extend(side.expiries.iter().map(|e| TableInfo::paned(&expiries_of(name), e)));
+            tables.extend(idle::describe(&touched_of(name), side.idle.as_ref()));
         }
         StateInfo { kind: "join".to_string(), tables }
     }
@@ -255,9 +281,9 @@ impl OperatorState for JoinState {
     /// The rows of the left side.
     fn table(&self) -> Result<Vec<RecordBatch>> {
         let [left, _] = &self.sides;
-        match &left.rows {
-            Rows::All(table) => table.scan().collect(),
-            Rows::Counts(table) => table.scan().collect(),
+        match &left.kept {
+            Kept::Rows(side) => self.rows.scan(*side).collect(),
+            Kept::Counts(table) => table.scan().collect(),
         }
     }
 }
