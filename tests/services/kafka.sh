@@ -16,7 +16,9 @@ set -euo pipefail
 NAME=kafka.sh
 . "$(dirname "$(readlink -f "$0")")/jvm.sh"
 ROOT=$SERVICES/kafka
-VER=${KAFKA_VERSION:-4.4.0}
+# Not 4.3 or 4.4: started again after a crash, their transaction coordinator takes a partition without a leader for one
+# that was deleted, and forgets to end a transaction there; its readers then wait for ever.
+VER=${KAFKA_VERSION:-4.2.0}
 DIR=$ROOT/${MILLSTREAM_KAFKA:-shared}
 HEAP=${KAFKA_HEAP:-512m}
 OPTS=${KAFKA_JAVA_OPTS--XX:TieredStopAtLevel=1}
@@ -133,6 +135,7 @@ format() {
     --add-scram "SCRAM-SHA-256=[name=$USER_NAME,password=$PASSWORD]" \
     --add-scram "SCRAM-SHA-512=[name=$USER_NAME,password=$PASSWORD]" >"$DIR/format.log" 2>&1 ||
     { tail -5 "$DIR/format.log" >&2; die "Kafka could not format its data"; }
+  echo "$VER" >"$DIR/version"
 }
 
 start() {
@@ -145,7 +148,7 @@ start() {
     config >"$CONF"
     JVM=(-XX:+UseSerialGC $OPTS -Dorg.slf4j.simpleLogger.defaultLogLevel=warn)
     local served; served=$( (ls "$DATA" 2>/dev/null || true) | wc -l)
-    [ -e "$DATA/meta.properties" ] && [ "$served" -lt $PARTITIONS_MAX ] || format
+    [ -e "$DATA/meta.properties" ] && [ "$served" -lt $PARTITIONS_MAX ] && [ "$VER" = "$(cat "$DIR/version" 2>/dev/null)" ] || format
     setsid nohup "$JAVA" "-Xmx$HEAP" -Xms128m "${JVM[@]}" -cp "$LIBS/*" kafka.Kafka "$CONF" \
       >"$LOG" 2>&1 9>&- </dev/null &
     echo $! >"$PID"

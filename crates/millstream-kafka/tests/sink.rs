@@ -312,6 +312,46 @@ async fn an_open_transaction_of_another_query_does_not_hide_the_marker() {
 }
 
 #[tokio::test]
+async fn what_another_query_left_open_is_waited_for_only_where_it_could_hide_a_batch() {
+    let topic = broker().topic("passed", 1, &[]);
+    let markers = broker().topic("markers", 16, &[("cleanup.policy", "compact")]);
+    let options = [("format", "json"), ("sink.marker-topic", markers.as_str())];
+    let output = ids(0..3);
+    let spec = spec(output.schema.clone(), &topic, &options, &[]);
+    let batch = |marker: Option<Marker>| marker.map(|marker| marker.batch.0);
+    let mut first = sink(&spec, OutputKind::Append, output.schema.clone());
+    first.open(&owner(1)).await.unwrap();
+    first.publish(&permit(1, 1, None), &output).await.unwrap();
+    drop(first);
+
+    // Somebody else dies in a transaction over every partition of the marker topic.
+    let other = broker().transactional(&unique("other"));
+    other.begin();
+    (0..16).for_each(|partition| other.send(&markers, partition, Some("other"), Some("x")));
+    other.delivered();
+
+    // Nothing of ours is behind it; then nothing but what says the same of batch 1.
+    let begun = std::time::Instant::now();
+    for epoch in 2..4 {
+        let mut next = sink(&spec, OutputKind::Append, output.schema.clone());
+        assert_eq!(batch(next.open(&owner(epoch)).await.unwrap()), Some(1));
+    }
+    let mut last = sink(&spec, OutputKind::Append, output.schema.clone());
+    assert_eq!(batch(last.open(&owner(4)).await.unwrap()), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: it was waited for", begun.elapsed());
+    last.publish(&permit(4, 2, Some(1)), &output).await.unwrap();
+    drop(last);
+
+    // Batch 2 is behind it.
+    let mut late = sink(&spec, OutputKind::Append, output.schema.clone());
+    let opening = tokio::spawn(async move { late.open(&owner(5)).await });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!opening.is_finished());
+    other.abort();
+    assert_eq!(batch(opening.await.unwrap().unwrap()), Some(2));
+}
+
+#[tokio::test]
 async fn two_queries_into_one_topic_keep_a_marker_each() {
     let topic = broker().topic("shared", 1, &[]);
     let output = ids(0..3);

@@ -11,6 +11,7 @@
 //! `batch` is null before the first one. A new owner writes the marker that it found with itself as the owner, so that
 //! an earlier one is refused before it can fence anybody.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
@@ -20,7 +21,7 @@ use millstream_core::sink::{Marker, Owner};
 use millstream_core::{Error, ErrorKind, Result};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether a topic that was made is there.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// How long the end of what is committed may take to follow a commit, before it is looked what is hidden.
+const STABLE_AFTER: Duration = Duration::from_millis(100);
 
 /// How long other queries' open transactions may hide ours: the time after which the broker aborts them by default.
 const HIDDEN_MAX: Duration = Duration::from_secs(70);
@@ -65,6 +69,12 @@ impl Claim {
     /// What the loop is told.
     pub(super) fn marker(&self) -> Option<Marker> {
         Some(Marker { owner: self.owner.clone(), batch: self.batch?, digest: self.digest })
+    }
+
+    /// Whether it says of the batches what `found` says, so that it is the same to this owner whether it was committed.
+    fn changes_nothing(&self, found: Option<&Self>, owner: &Owner, topic: &str) -> bool {
+        let (batch, digest) = found.map_or((None, Digest::default()), |found| (found.batch, found.digest));
+        (self.batch, self.digest) == (batch, digest) && self.check(owner, topic).is_ok()
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
@@ -102,16 +112,6 @@ pub(super) struct MarkerPlace {
     pub(super) topic: String,
     pub(super) key: String,
     pub(super) partition: i32,
-}
-
-/// Which end of the marker's partition a reader must have come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum UpTo {
-    /// What is committed now; what is hidden behind an open transaction is not seen.
-    Committed,
-    /// At least this offset. IMPORTANT: after `init_transactions` it must be the end of the log, since a marker of ours
-    /// may lie behind an open transaction of another query, and a stale one would let a batch be published twice.
-    Offset(i64),
 }
 
 impl MarkerPlace {
@@ -181,31 +181,100 @@ impl MarkerPlace {
         }
     }
 
-    /// What the topic holds for the query.
+    /// What is committed now; what is hidden behind an open transaction is not seen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Retry`] where the cluster doesn't answer; [`ErrorKind::Corrupt`] where the marker can't be read.
+    pub(super) fn committed(&self, connection: &Connection, reader: &MarkerReader) -> Result<Option<Claim>> {
+        let (low, stable) = self.bounds(connection, reader)?;
+        self.values(connection, reader, low..stable)?.pop().map(|value| self.claim(&value)).transpose()
+    }
+
+    /// The marker as it will stay, for an owner whose `init_transactions` has ended everything that was open under the id,
+    /// when the partition's log ended at `end`.
+    ///
+    /// IMPORTANT: a marker of ours may lie behind an open transaction of another query, and a stale one would let a batch
+    /// be published twice. So what is hidden is waited for, unless it says the same whether it was committed or not.
     ///
     /// # Errors
     /// [`ErrorKind::Retry`] where the cluster doesn't answer, or another transaction hides what must be seen;
     /// [`ErrorKind::Corrupt`] where the marker can't be read.
-    pub(super) fn read(&self, connection: &Connection, reader: &MarkerReader, up_to: UpTo) -> Result<Option<Claim>> {
-        let MarkerReader { consumer, reports } = reader;
-        let what = format!("the markers in '{}' can't be read", self.topic);
-        let retry = |e: &KafkaError| connection.failed(ErrorKind::Retry, &what, e, Some(reports));
-        let (low, committed) =
-            ask(consumer, reports, CALL_TIMEOUT, |wait| consumer.fetch_watermarks(&self.topic, self.partition, wait))
-                .map_err(|e| retry(&e))?;
-        let end = match up_to {
-            UpTo::Committed => committed,
-            UpTo::Offset(end) => end,
-        };
-        if low >= end {
-            return Ok(None);
+    pub(super) fn settled(
+        &self,
+        connection: &Connection,
+        reader: &MarkerReader,
+        owner: &Owner,
+        end: i64,
+    ) -> Result<Option<Claim>> {
+        let begun = Instant::now();
+        let (mut found, mut read_to, mut judged_from) = (None, 0, None);
+        loop {
+            let (low, stable) = self.bounds(connection, reader)?;
+            if let Some(value) = self.values(connection, reader, low.max(read_to)..stable)?.pop() {
+                found = Some(self.claim(&value)?);
+            }
+            read_to = read_to.max(stable);
+            if stable >= end {
+                return Ok(found);
+            }
+            if begun.elapsed() >= STABLE_AFTER && judged_from.replace(stable) != Some(stable) {
+                let everything = MarkerReader::new(connection, "read_uncommitted")?;
+                let hidden = self.values(connection, &everything, stable..end)?;
+                let changes_nothing = |value: &Vec<u8>| {
+                    self.claim(value).is_ok_and(|hidden| hidden.changes_nothing(found.as_ref(), owner, &self.topic))
+                };
+                if hidden.iter().all(changes_nothing) {
+                    return Ok(found);
+                }
+            }
+            if begun.elapsed() >= HIDDEN_MAX {
+                return Err(self.hidden(connection, stable));
+            }
+            std::thread::sleep(LOOK_AGAIN_AFTER);
         }
+    }
+
+    fn hidden(&self, connection: &Connection, from: i64) -> Error {
+        let Self { topic, partition, .. } = self;
+        Error::retry(format!(
+            "a transaction is open in partition {partition} of the topic '{topic}' since offset {from}, for longer than {} \
+             seconds, and hides whether this query has published: end its producer. Where it has none any more, the \
+             broker forgot to end it: `kafka-transactions.sh --bootstrap-server {} abort --topic {topic} --partition \
+             {partition} --start-offset {from}`",
+            HIDDEN_MAX.as_secs(),
+            connection.servers(),
+        ))
+    }
+
+    /// The first offset that is there, and the last stable one.
+    fn bounds(&self, connection: &Connection, reader: &MarkerReader) -> Result<(i64, i64)> {
+        let MarkerReader { consumer, reports } = reader;
+        ask(consumer, reports, CALL_TIMEOUT, |wait| consumer.fetch_watermarks(&self.topic, self.partition, wait))
+            .map_err(|e| self.unread(connection, reader, &e))
+    }
+
+    fn unread(&self, connection: &Connection, reader: &MarkerReader, error: &KafkaError) -> Error {
+        let what = format!("the markers in '{}' can't be read", self.topic);
+        connection.failed(ErrorKind::Retry, &what, error, Some(&reader.reports))
+    }
+
+    /// The values of the key at these offsets, the oldest first.
+    fn values(&self, connection: &Connection, reader: &MarkerReader, offsets: Range<i64>) -> Result<Vec<Vec<u8>>> {
+        if offsets.is_empty() {
+            return Ok(vec![]);
+        }
+        let unread = |e: &KafkaError| self.unread(connection, reader, e);
+        let consumer = &reader.consumer;
         let mut from = TopicPartitionList::new();
-        from.add_partition_offset(&self.topic, self.partition, Offset::Offset(low)).map_err(|e| retry(&e))?;
-        consumer.assign(&from).map_err(|e| retry(&e))?;
-        let found = self.scan(consumer, end, retry);
-        consumer.unassign().map_err(|e| retry(&e))?;
-        let Some(bytes) = found? else { return Ok(None) };
+        from.add_partition_offset(&self.topic, self.partition, Offset::Offset(offsets.start))
+            .map_err(|e| unread(&e))?;
+        consumer.assign(&from).map_err(|e| unread(&e))?;
+        let found = self.scan(consumer, offsets.end);
+        consumer.unassign().map_err(|e| unread(&e))?;
+        found.map_err(|e| unread(&e))
+    }
+
+    fn claim(&self, value: &[u8]) -> Result<Claim> {
         let corrupt = || {
             Error::corrupt(format!(
                 "the marker '{}' in the topic '{}' can't be read: which batches were published is unknown. Was it written \
@@ -213,47 +282,37 @@ impl MarkerPlace {
                 self.key, self.topic
             ))
         };
-        let claim: Claim = serde_json::from_slice(&bytes).map_err(|e| corrupt().caused_by(e))?;
-        if claim.version == VERSION { Ok(Some(claim)) } else { Err(corrupt()) }
+        let claim: Claim = serde_json::from_slice(value).map_err(|e| corrupt().caused_by(e))?;
+        if claim.version == VERSION { Ok(claim) } else { Err(corrupt()) }
     }
 
-    /// The newest value of the key before `end`.
-    fn scan(
-        &self,
-        consumer: &BaseConsumer<Reports>,
-        end: i64,
-        retry: impl Fn(&KafkaError) -> Error,
-    ) -> Result<Option<Vec<u8>>> {
-        let mut found = None;
-        let begun = Instant::now();
+    /// The values of the key before `end`, from where the consumer stands. All of them are there to be read.
+    fn scan(&self, consumer: &BaseConsumer<Reports>, end: i64) -> KafkaResult<Vec<Vec<u8>>> {
+        let mut found = vec![];
+        let mut heard_of = Instant::now();
         loop {
             // A poll moves the position over control records, but does not return for them.
             match consumer.poll(Duration::from_millis(2)) {
                 Some(Ok(record)) => {
-                    if record.key() == Some(self.key.as_bytes()) {
-                        found = record.payload().map(<[u8]>::to_vec);
+                    heard_of = Instant::now();
+                    if record.offset() < end && record.key() == Some(self.key.as_bytes()) {
+                        found.extend(record.payload().map(<[u8]>::to_vec));
                     }
                     if record.offset() + 1 >= end {
                         return Ok(found);
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-                Some(Err(e)) if begun.elapsed() >= CALL_TIMEOUT => return Err(retry(&e)),
+                Some(Err(e)) if heard_of.elapsed() >= CALL_TIMEOUT => return Err(e),
                 Some(Err(_)) => {}
             }
-            let position = consumer.position().map_err(|e| retry(&e))?;
+            let position = consumer.position()?;
             let position = position.elements().first().map(|element| element.offset());
             if matches!(position, Some(Offset::Offset(position)) if position >= end) {
                 return Ok(found);
             }
-            if begun.elapsed() >= HIDDEN_MAX {
-                return Err(Error::retry(format!(
-                    "a transaction is open in partition {} of the topic '{}' for longer than {} seconds, and hides whether \
-                     this query has published: end its producer",
-                    self.partition,
-                    self.topic,
-                    HIDDEN_MAX.as_secs()
-                )));
+            if heard_of.elapsed() >= CALL_TIMEOUT {
+                return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
             }
         }
     }
@@ -266,14 +325,15 @@ pub(super) struct MarkerReader {
 }
 
 impl MarkerReader {
-    pub(super) fn new(connection: &Connection) -> Result<Self> {
+    /// `isolation` is what the client calls so: `read_committed` or `read_uncommitted`.
+    pub(super) fn new(connection: &Connection, isolation: &str) -> Result<Self> {
         let reports = Reports::default();
         let own = [
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
             ("enable.partition.eof", "true"),
             ("auto.offset.reset", "earliest"),
-            ("isolation.level", "read_committed"),
+            ("isolation.level", isolation),
             ("fetch.wait.max.ms", "10"),
             ("fetch.min.bytes", "1"),
             ("allow.auto.create.topics", "false"),

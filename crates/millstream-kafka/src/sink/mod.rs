@@ -26,7 +26,7 @@ use millstream_core::{Error, ErrorKind, Result};
 use millstream_io::TableSpec;
 use millstream_io::failpoint::fail_point;
 
-use self::marker::{Claim, MarkerPlace, MarkerReader, UpTo};
+use self::marker::{Claim, MarkerPlace, MarkerReader};
 use self::producer::{Failure, RecordProducer};
 use self::rows::{Record, RowEncoder};
 use crate::client::Connection;
@@ -137,15 +137,15 @@ impl Inner {
             self.opened = Some(Opened { owner: owner.clone(), producer, last: None });
             return Ok(None);
         }
-        let reader = MarkerReader::new(&self.connection)?;
+        let reader = MarkerReader::new(&self.connection, "read_committed")?;
         self.place.ensure(&self.connection, &reader)?;
         // IMPORTANT: before anybody is fenced, so that a process that was taken over doesn't harm the one that works.
-        let seen = self.place.read(&self.connection, &reader, UpTo::Committed)?;
+        let seen = self.place.committed(&self.connection, &reader)?;
         seen.as_ref().map_or(Ok(()), |claim| claim.check(owner, &self.topic))?;
         let producer = RecordProducer::transactional(&self.connection, &self.place.key)?;
         fail_point("kafka.open.fenced");
         let end = producer.end(&self.place.topic, self.place.partition)?;
-        let found = self.place.read(&self.connection, &reader, UpTo::Offset(end))?;
+        let found = self.place.settled(&self.connection, &reader, owner, end)?;
         found.as_ref().map_or(Ok(()), |claim| claim.check(owner, &self.topic))?;
         producer.ensure_topic(&self.topic)?;
         if found.as_ref().map(|claim| &claim.owner) != Some(owner) {
@@ -204,8 +204,8 @@ impl Inner {
     /// Who has fenced us decides what to do: a later run, or an earlier one that has refused itself since.
     fn explain(&self, owner: &Owner, failure: Failure) -> Error {
         let Failure::Other(error) = failure else {
-            let reader = MarkerReader::new(&self.connection);
-            let found = reader.and_then(|reader| self.place.read(&self.connection, &reader, UpTo::Committed));
+            let reader = MarkerReader::new(&self.connection, "read_committed");
+            let found = reader.and_then(|reader| self.place.committed(&self.connection, &reader));
             return match found.map(|claim| claim.map_or(Ok(()), |claim| claim.check(owner, &self.topic))) {
                 Ok(Err(taken_over)) => taken_over,
                 Ok(Ok(())) => Error::retry(format!(
