@@ -7,10 +7,17 @@ use arrow::array::{ArrayRef, new_empty_array};
 use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result as DfResult;
+use datafusion::common::utils::normalize_float_zero;
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use std::sync::Arc;
+
+/// The column with one zero, as `-0.0` and `0.0` are equal in a group; a NaN equals one of the same bits only. What is
+/// answered from values that are kept like this (a minimum, `array_agg`) is `0.0` where a row had `-0.0`.
+pub fn canonical(column: &ArrayRef) -> ArrayRef {
+    normalize_float_zero(column)
+}
 
 /// Numbers the distinct keys of a batch.
 pub struct Grouping {

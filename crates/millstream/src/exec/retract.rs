@@ -12,10 +12,13 @@
 //! a lifetime ([`super::idle`]).
 
 mod bag;
+mod deltas;
 mod measure;
-mod ordered;
+mod page;
 mod slots;
 mod state;
+mod tree;
+mod weighted;
 
 use std::sync::Arc;
 
@@ -28,16 +31,17 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 
 use self::measure::{Measure, Measures};
-pub(super) use self::ordered::canonical;
 use self::slots::{Slots, SlottedKeys};
 use self::state::RetractState;
+use self::tree::Roots;
+use self::weighted::Before;
 use super::BatchContext;
 use super::accumulate::{Aggregate, evaluate_all};
 use super::aggregate::named_groups;
 use super::changes::{Changed, state_error, weighted};
 use super::event_time::micros;
-use super::grouping::Grouping;
-use super::idle::{Forgotten, Idle};
+use super::grouping::{Grouping, canonical};
+use super::idle::Idle;
 use super::memory::Memory;
 use super::stateful::{Operator, StatefulExec};
 use super::window::behind;
@@ -191,8 +195,10 @@ impl RetractAggregateExec {
             ignore_unknown(&mut weights, &touched, &found);
         }
         let mut changes = vec![];
-        for (bag, spec) in state.bags.iter_mut().zip(self.measures.bags()) {
-            changes.push(bag.update(spec, &touched, rows, &weights, &self.memory)?);
+        for (place, spec) in self.measures.bags().iter().enumerate() {
+            let roots = state.roots(place, &found, total, &touched.slots);
+            let Some(bag) = state.bags.get_mut(place) else { return internal_err!("an aggregate has no values") };
+            changes.push(bag.update(spec, &touched, (rows, &weights), &roots, &self.memory)?);
         }
         let change = Change { touched: &touched, rows, weights: &weights, bags: &changes, memory: &self.memory };
         let (counts, after) = self.measures.after(state, &found, &change)?;
@@ -203,12 +209,11 @@ impl RetractAggregateExec {
         let standing = self.standing_groups();
         let there: BooleanArray =
             counts.values().iter().enumerate().map(|(group, n)| Some(*n > 0 || group < standing)).collect();
-        store(state, &mut at, &there, &counts, &after)?;
-        if changes.iter().any(|c| c.ignored) {
-            // What is left of a group whose count says that it is gone.
-            let gone = arrow::compute::not(&there)?;
-            let keys = touched.keys.iter().map(|k| Ok(filter(k, &gone)?)).collect::<DfResult<Vec<_>>>()?;
-            state.forget_values(&Forgotten { keys, count: gone.true_count() })?;
+        let roots = changes.iter().map(|c| Arc::new(c.roots.clone()) as ArrayRef);
+        store(state, &mut at, &there, std::iter::once(Arc::new(counts) as ArrayRef).chain(after).chain(roots))?;
+        for (bag, changes) in state.bags.iter_mut().zip(&changes) {
+            // A group can be gone by its count and have values left, where rows that never came were ignored.
+            bag.tree.remove(&Roots::all(&changes.roots, &touched.slots).filtered(|group| !there.value(group)))?;
         }
         let changed = Changed::between(&old, &new, &found.rows, total)?.without(&there);
         let old_keys = take_arrays(&touched.keys, &changed.places, None)?;
@@ -254,10 +259,8 @@ fn store(
     state: &mut RetractState,
     keys: &mut SlottedKeys,
     there: &BooleanArray,
-    counts: &arrow::array::Int64Array,
-    after: &[ArrayRef],
+    values: impl Iterator<Item = ArrayRef>,
 ) -> DfResult<()> {
-    let values = std::iter::once(Arc::new(counts.clone()) as ArrayRef).chain(after.iter().cloned());
     let (kept, gone): (Vec<u32>, Vec<u32>) = (0..there.len() as u32).partition(|group| there.value(*group as usize));
     if !kept.is_empty() {
         let values = values.map(|v| if gone.is_empty() { Ok(v) } else { Ok(filter(&v, there)?) });
@@ -321,7 +324,7 @@ impl Measures {
         for measure in self.all() {
             let to = from + measure.columns().len();
             let before = found.values.get(from..to).unwrap_or_default();
-            let before = measure::Before { groups: &found.rows, columns: before };
+            let before = Before { groups: &found.rows, columns: before };
             after.extend(match measure.bag() {
                 None => measure.add(before, &measure.rows(rows, weights, &touched.of_row)?, touched.total, memory)?,
                 Some(bag) => self.after_bag(measure, bag, state, before, change)?,
@@ -336,15 +339,15 @@ impl Measures {
         measure: &Measure,
         bag: usize,
         state: &RetractState,
-        before: measure::Before<'_>,
+        before: Before<'_>,
         change: &Change<'_>,
     ) -> DfResult<Vec<ArrayRef>> {
         let (Some(bag), Some(changes)) = (state.bags.get(bag), change.bags.get(bag)) else {
             return internal_err!("an aggregate has no values");
         };
         if measure.is_linear() {
-            return measure.add(before, &measure.distinct_rows(changes)?, change.touched.total, change.memory);
+            return measure.add(before, &measure.distinct_rows(changes.moved()?), change.touched.total, change.memory);
         }
-        measure.read(bag, change.touched)
+        measure.read(bag, &Roots::all(&changes.roots, &change.touched.slots), change.touched.total)
     }
 }

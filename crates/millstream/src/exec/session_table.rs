@@ -17,8 +17,8 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::TryStreamExt;
 
 use super::event_time::{micros, timestamps, window_time};
+use super::grouping::canonical;
 use super::node::{self, unary_node};
-use super::retract::canonical;
 use crate::window::Length;
 
 /// Adds its session to each row.

@@ -16,10 +16,9 @@ use millstream_state::{Changes, KeyedTable, OperatorState, Restored, StateInfo, 
 
 use super::BatchContext;
 use super::changes::state_error;
-use super::grouping::Grouping;
+use super::grouping::{Grouping, canonical};
 use super::idle::{self, Idle, TOUCHED};
 use super::memory::Memory;
-use super::retract::canonical;
 use super::stateful::{Operator, StatefulExec};
 use crate::changelog;
 

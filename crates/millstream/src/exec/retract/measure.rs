@@ -1,19 +1,15 @@
 //! How each aggregate follows a changelog.
 //!
-//! What is a sum over the rows takes their weights: counts, and sums and averages of integers and decimals. Their
-//! sums wrap as DataFusion's do, and wrapping arithmetic can be taken back exactly. Float sums are no such thing
-//! (a NaN would never leave again, and rounding would add up), so they are computed anew from the group's values,
-//! as is every function that is not named here.
+//! What is a sum over the rows takes their weights: counts, and sums and averages of integers and decimals
+//! ([`super::weighted`]). Float sums are no such thing (a NaN would never leave again, and rounding would add up), so
+//! they are computed anew from the group's values, as is every function that is not named here.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Int64Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt64Array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, take, take_arrays};
-use arrow::datatypes::{
-    ArrowNativeTypeOp, DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field, FieldRef,
-    Int64Type, SchemaRef, UInt64Type, i256,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
 use datafusion::functions_aggregate::average::Avg;
@@ -27,9 +23,9 @@ use millstream_state::Found;
 
 use super::super::accumulate::{Aggregate, Aggregates, Arguments, Portion, evaluate_all, evaluate_filter};
 use super::super::memory::Memory;
-use super::Touched;
-use super::bag::{Bag, BagSpec, Changes};
-use super::ordered::End;
+use super::bag::{Bag, BagSpec, Moved, Values};
+use super::tree::{Roots, Which};
+use super::weighted::{Before, Rows, counts, sums};
 
 /// The aggregates of one operator, and the values that they share.
 #[derive(Debug)]
@@ -72,25 +68,9 @@ enum Kind {
     And,
     Or,
     /// An end of the values.
-    Extreme(End),
+    Extreme(Which),
     /// All of the values, anew.
     Anew,
-}
-
-/// The rows that one aggregate takes in: with their weights, and the values of its arguments.
-pub struct Rows {
-    groups: Vec<usize>,
-    weights: Vec<i64>,
-    values: Vec<ArrayRef>,
-}
-
-/// What was kept of the groups that have been there.
-#[derive(Clone, Copy)]
-pub struct Before<'a> {
-    /// The groups.
-    pub groups: &'a [usize],
-    /// The columns, a row for each of them.
-    pub columns: &'a [ArrayRef],
 }
 
 impl Measures {
@@ -111,16 +91,16 @@ impl Measures {
                     let argument =
                         expressions.first().cloned().ok_or_else(|| internal_datafusion_err!("min of nothing"))?;
                     let (values, filter) = (vec![argument], filter.clone());
-                    Some(measures.bag(BagSpec { values, filter, nulls: false, ordered: true }))
+                    Some(measures.bag(BagSpec { values, filter, nulls: false, told: false }))
                 }
                 Kind::Anew => {
                     let mut values = expressions.clone();
                     values.extend(aggregate.function.order_bys().iter().map(|by| Arc::clone(&by.expr)));
-                    Some(measures.bag(BagSpec { values, filter: filter.clone(), nulls: true, ordered: true }))
+                    Some(measures.bag(BagSpec { values, filter: filter.clone(), nulls: true, told: false }))
                 }
                 _ if distinct => {
                     let values = arguments.clone();
-                    Some(measures.bag(BagSpec { values, filter: filter.clone(), nulls: false, ordered: false }))
+                    Some(measures.bag(BagSpec { values, filter: filter.clone(), nulls: false, told: true }))
                 }
                 _ => None,
             };
@@ -134,7 +114,7 @@ impl Measures {
         match self.bags.iter().position(|b| b.same_values(&spec)) {
             Some(place) => {
                 if let Some(bag) = self.bags.get_mut(place) {
-                    bag.ordered |= spec.ordered;
+                    bag.told |= spec.told;
                 }
                 place
             }
@@ -219,8 +199,8 @@ fn kind_of(aggregate: &Aggregate, alone: &Aggregates, arguments: &Arg, input: &S
         }
         (DataType::Boolean, _) if function.is::<BoolAnd>() => (Kind::And, same()),
         (DataType::Boolean, _) if function.is::<BoolOr>() => (Kind::Or, same()),
-        (t, _) if function.is::<Min>() && !t.is_nested() => (Kind::Extreme(End::First), vec![]),
-        (t, _) if function.is::<Max>() && !t.is_nested() => (Kind::Extreme(End::Last), vec![]),
+        (t, _) if function.is::<Min>() && !t.is_nested() => (Kind::Extreme(Which::First), vec![]),
+        (t, _) if function.is::<Max>() && !t.is_nested() => (Kind::Extreme(Which::Last), vec![]),
         _ => (Kind::Anew, vec![]),
     })
 }
@@ -263,75 +243,44 @@ impl Measure {
     }
 
     /// The values that appeared or went, as rows.
-    pub fn distinct_rows(&self, changes: &Changes) -> DfResult<Rows> {
-        let (groups, weights) = (changes.groups.clone(), changes.weights.clone());
-        Ok(Rows { groups, weights, values: changes.values.clone() })
+    pub fn distinct_rows(&self, moved: Moved) -> Rows {
+        Rows { groups: moved.groups, weights: moved.weights, values: moved.values }
     }
 
     /// Adds rows to what was kept: the columns of all `total` groups.
     pub fn add(&self, before: Before<'_>, rows: &Rows, total: usize, memory: &Memory) -> DfResult<Vec<ArrayRef>> {
-        let counts = self.counts(before, rows, total, memory)?;
+        let counts = counts(before, rows, total, memory)?;
         let second = match (&self.kind, rows.values.first()) {
             (Kind::Count, _) => return Ok(vec![Arc::new(counts)]),
             (Kind::Sum(kept) | Kind::Avg { kept, .. }, Some(values)) => {
-                sums(kept, before, &Rows { values: vec![cast(values, kept)?], ..rows.clone_rows() }, total)?
+                sums(kept, before, rows, &cast(values, kept)?, total)?
             }
             (Kind::And | Kind::Or, Some(values)) => {
                 let values =
                     values.as_boolean_opt().ok_or_else(|| internal_datafusion_err!("a condition is boolean"))?;
-                let ones: Int64Array = values.iter().map(|v| v.map(i64::from)).collect();
-                sums(&DataType::Int64, before, &Rows { values: vec![Arc::new(ones)], ..rows.clone_rows() }, total)?
+                let ones: ArrayRef = Arc::new(values.iter().map(|v| v.map(i64::from)).collect::<Int64Array>());
+                sums(&DataType::Int64, before, rows, &ones, total)?
             }
             _ => return internal_err!("{} is no sum of weights", self.result.name()),
         };
         Ok(vec![Arc::new(counts), second])
     }
 
-    /// How many rows have arguments that are not NULL.
-    fn counts(&self, before: Before<'_>, rows: &Rows, total: usize, memory: &Memory) -> DfResult<Int64Array> {
-        let nulls = rows
-            .values
-            .iter()
-            .fold(None, |nulls: Option<NullBuffer>, v| NullBuffer::union(nulls.as_ref(), v.logical_nulls().as_ref()));
-        let mut counts =
-            start::<Int64Type>(Before { columns: before.columns.get(..1).unwrap_or_default(), ..before }, total)?;
-        for (row, (group, weight)) in rows.groups.iter().zip(&rows.weights).enumerate() {
-            if nulls.as_ref().is_none_or(|n| n.is_valid(row))
-                && let Some(count) = counts.get_mut(*group)
-            {
-                *count += weight;
-            }
-        }
-        for count in counts.iter_mut().filter(|n| **n < 0) {
-            memory.unknown_row("an aggregate")?;
-            *count = 0;
-        }
-        Ok(Int64Array::from(counts))
-    }
-
-    /// Reads the answer of the touched groups off their values.
-    pub(super) fn read(&self, bag: &Bag, touched: &Touched) -> DfResult<Vec<ArrayRef>> {
-        let (total, slot) = (touched.total, |group: usize| touched.slots.of(group));
+    /// Reads the answer of `total` groups off their values.
+    pub fn read(&self, bag: &Bag, roots: &Roots<'_>, total: usize) -> DfResult<Vec<ArrayRef>> {
         let answer = match self.kind {
             Kind::Extreme(end) => {
-                let (columns, groups) = bag.ordered()?.ends(&touched.keys, total, slot, end)?;
+                let Values { columns, groups, .. } = bag.values(roots, end)?;
                 let values = columns.into_iter().next();
                 let values = values.ok_or_else(|| internal_datafusion_err!("a group has values"))?;
-                let mut places: Vec<Option<u64>> = vec![None; total];
-                for (row, group) in groups.iter().enumerate() {
-                    if let Some(place) = places.get_mut(*group) {
-                        *place = Some(row as u64);
-                    }
-                }
-                take(&values, &arrow::array::UInt64Array::from(places), None)?
+                in_order(values, &groups, total)?
             }
-            _ => self.anew(bag, touched)?,
+            _ => self.anew(bag.values(roots, Which::All)?, total)?,
         };
         Ok(vec![conform(answer, self.result.data_type())?])
     }
 
-    fn anew(&self, bag: &Bag, touched: &Touched) -> DfResult<ArrayRef> {
-        let (values, groups, counts) = bag.ordered()?.all(&touched.keys, touched.total, |g| touched.slots.of(g))?;
+    fn anew(&self, Values { columns, groups, counts }: Values, total: usize) -> DfResult<ArrayRef> {
         let (mut places, mut repeated) = (vec![], vec![]);
         for (row, (group, count)) in groups.iter().zip(&counts).enumerate() {
             for _ in 0..if self.distinct { 1 } else { *count } {
@@ -339,14 +288,14 @@ impl Measure {
                 repeated.push(*group);
             }
         }
-        let values = take_arrays(&values, &arrow::array::UInt64Array::from(places), None)?;
+        let values = take_arrays(&columns, &UInt64Array::from(places), None)?;
         let portions = match repeated.is_empty() {
             true => vec![],
             false => vec![Portion { groups: repeated, arguments: vec![Arguments { values, filter: None }] }],
         };
         let none = Found { rows: vec![], values: vec![] };
-        let state = self.function.accumulate(&none, portions, touched.total)?;
-        let mut answers = self.function.evaluate(&state, touched.total)?;
+        let state = self.function.accumulate(&none, portions, total)?;
+        let mut answers = self.function.evaluate(&state, total)?;
         answers.pop().ok_or_else(|| internal_datafusion_err!("an aggregate has an answer"))
     }
 
@@ -387,62 +336,18 @@ impl Measure {
     }
 }
 
-impl Rows {
-    fn clone_rows(&self) -> Self {
-        Self { groups: self.groups.clone(), weights: self.weights.clone(), values: vec![] }
+/// The values of groups, in the order of the groups; NULL for those that have none.
+fn in_order(values: ArrayRef, groups: &[usize], total: usize) -> DfResult<ArrayRef> {
+    if groups.len() == total && groups.is_sorted() {
+        return Ok(values);
     }
-}
-
-/// The sums of a type that wraps, as they were and with the rows' weights.
-fn sums(kept: &DataType, before: Before<'_>, rows: &Rows, total: usize) -> DfResult<ArrayRef> {
-    let before = Before { columns: before.columns.get(1..).unwrap_or_default(), ..before };
-    match kept {
-        DataType::Int64 => weighted_sums::<Int64Type>(kept, before, rows, total, |w| w),
-        DataType::UInt64 => weighted_sums::<UInt64Type>(kept, before, rows, total, |w| w as u64),
-        DataType::Decimal32(..) => weighted_sums::<Decimal32Type>(kept, before, rows, total, |w| w as i32),
-        DataType::Decimal64(..) => weighted_sums::<Decimal64Type>(kept, before, rows, total, |w| w),
-        DataType::Decimal128(..) => weighted_sums::<Decimal128Type>(kept, before, rows, total, i128::from),
-        DataType::Decimal256(..) => {
-            weighted_sums::<Decimal256Type>(kept, before, rows, total, |w| i256::from_i128(i128::from(w)))
-        }
-        other => internal_err!("a sum of {other} does not wrap"),
-    }
-}
-
-fn weighted_sums<T: ArrowPrimitiveType>(
-    kept: &DataType,
-    before: Before<'_>,
-    rows: &Rows,
-    total: usize,
-    native: impl Fn(i64) -> T::Native,
-) -> DfResult<ArrayRef> {
-    let mut sums = start::<T>(before, total)?;
-    let values = rows.values.first().and_then(|v| v.as_primitive_opt::<T>());
-    let values = values.ok_or_else(|| internal_datafusion_err!("what is summed is not of type {kept}"))?;
-    for (row, (group, weight)) in rows.groups.iter().zip(&rows.weights).enumerate() {
-        if values.is_valid(row)
-            && let Some(sum) = sums.get_mut(*group)
-        {
-            *sum = sum.add_wrapping(values.value(row).mul_wrapping(native(*weight)));
+    let mut places: Vec<Option<u64>> = vec![None; total];
+    for (row, group) in groups.iter().enumerate() {
+        if let Some(place) = places.get_mut(*group) {
+            *place = Some(row as u64);
         }
     }
-    Ok(Arc::new(PrimitiveArray::<T>::from_iter_values(sums).with_data_type(kept.clone())))
-}
-
-/// What was kept, for all groups: 0 where there was nothing.
-fn start<T: ArrowPrimitiveType>(before: Before<'_>, total: usize) -> DfResult<Vec<T::Native>> {
-    let mut sums = vec![T::Native::default(); total];
-    if before.groups.is_empty() {
-        return Ok(sums);
-    }
-    let kept = before.columns.first().and_then(|c| c.as_primitive_opt::<T>());
-    let kept = kept.ok_or_else(|| internal_datafusion_err!("what was kept of a group is of another type"))?;
-    for (group, value) in before.groups.iter().zip(kept.values()) {
-        if let Some(sum) = sums.get_mut(*group) {
-            *sum = *value;
-        }
-    }
-    Ok(sums)
+    Ok(take(&values, &UInt64Array::from(places), None)?)
 }
 
 /// The column with NULL where there is nothing.

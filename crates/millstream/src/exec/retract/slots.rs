@@ -32,14 +32,6 @@ impl Slots {
         }
     }
 
-    /// The slot of a key.
-    pub fn of(&self, key: usize) -> i64 {
-        match self {
-            Self::One => ALWAYS,
-            Self::Each(slots) => slots.get(key).copied().unwrap_or(ALWAYS),
-        }
-    }
-
     /// The keys of each slot; or the slot, where all are in one.
     fn split(&self) -> Result<BTreeMap<i64, Vec<u64>>, i64> {
         let Self::Each(slots) = self else { return Err(ALWAYS) };

@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::Result as DfResult;
 
-use super::super::retract::canonical;
+use super::super::grouping::canonical;
 
 /// A key as bytes, which are equal where the values are.
 pub type Key = Arc<[u8]>;

@@ -9,16 +9,20 @@ use arrow::compute::take_record_batch;
 use super::harness::*;
 use super::keyed::without_weight;
 use crate::changelog;
-use crate::exec::{RetractAggregate, RetractAggregateExec, ScanExec};
+use crate::exec::{Lifetime, Memory, RetractAggregate, RetractAggregateExec, ScanExec};
 
 async fn stream(sql: &str) -> datafusion::common::Result<Stream> {
+    stream_with(sql, Memory::from("t")).await
+}
+
+async fn stream_with(sql: &str, memory: Memory) -> datafusion::common::Result<Stream> {
     let query = query(sql).await?;
     Ok(Stream::new(move || {
         let scan = Arc::new(ScanExec::new(0, changelog::with_weight(&schema())));
         let (keys, weight) = (query.groups.clone(), schema().fields().len());
         let aggregates = query.aggregates.clone();
         let aggregate = RetractAggregate { keys, weight, last: None, lag_us: 0, standing: vec![], aggregates };
-        Arc::new(RetractAggregateExec::try_new("t", scan, aggregate, &query.output).unwrap())
+        Arc::new(RetractAggregateExec::try_new(memory.clone(), scan, aggregate, &query.output).unwrap())
     }))
 }
 
@@ -107,4 +111,66 @@ async fn a_row_that_was_never_there_is_a_fault_and_no_answer() {
     let context = batch.task_context(&datafusion::prelude::SessionContext::new().task_ctx());
     let error = datafusion::physical_plan::collect(Arc::clone(&stream.plan), context).await.unwrap_err();
     assert!(error.to_string().contains("take back a row that never came"), "{error}");
+}
+
+/// How many rows a table of the state has.
+fn rows_of(stream: &Stream, table: &str) -> usize {
+    let described = stream.state.lock().unwrap().describe();
+    described.tables.iter().find(|t| t.name == table).unwrap().rows
+}
+
+#[tokio::test]
+async fn groups_of_thousands_of_values_are_answered_as_small_ones_are() {
+    for seed in 0..4 {
+        let sql = "SELECT min(id), max(id), count(DISTINCT id), min(g), count(DISTINCT g), sum(g), max(s) FROM t";
+        check(sql, 0, Tolerance::Rounding, seed, 3000).await;
+        let sql = "SELECT b, min(id), max(id), count(DISTINCT id), min(g) FILTER (WHERE v > 0) FROM t GROUP BY b";
+        check(sql, 1, Tolerance::Rounding, seed, 3000).await;
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_was_never_there_is_a_fault_in_a_group_of_any_size_and_changes_nothing() {
+    let all = rows(&mut Random(3), 2000);
+    for n in [1, 20, 1500] {
+        let mut stream = stream("SELECT count(*), min(id), max(id) FROM t").await.unwrap();
+        let come: Vec<_> = (0..n).map(|row| (row, 1)).collect();
+        stream.run(vec![changes(&all, &come)], None).await;
+        stream.install();
+        stream.restart().await;
+        let error = stream.try_run(vec![changes(&all, &[(0, -1), (1900, -1), (1901, 1)])]).await.unwrap_err();
+        assert!(error.to_string().contains("take back a row that never came"), "{error}");
+        stream.discard();
+        let last = stream.run(vec![changes(&all, &[(1902, 1)])], None).await;
+        let answer = format!("[Int64({}), Int64(0), Int64(1902), Int64(1)]", n + 1);
+        assert!(lines(&last).contains(&answer), "{answer} is not in {:?}", lines(&last));
+    }
+}
+
+#[tokio::test]
+async fn a_large_group_that_is_forgotten_or_goes_leaves_nothing_behind() {
+    let lifetime = Lifetime { idle_us: [Some(16 * SECOND), None], forgetful: true };
+    let memory = Memory { lifetime, ..Memory::from("t") };
+    let sql = "SELECT b, min(id), count(DISTINCT id) FROM t GROUP BY b";
+    let mut stream = stream_with(sql, memory).await.unwrap();
+    let all = rows(&mut Random(3), 2000);
+    let whole: Vec<_> = (0..2000).map(|row| (row, 1)).collect();
+    stream.run(vec![changes(&all, &whole)], None).await;
+    stream.install();
+    assert!(rows_of(&stream, "values.0") > 30 && rows_of(&stream, "groups") == 3);
+    stream.restart().await;
+    stream.time_us = 60 * SECOND;
+    stream.run(vec![], None).await;
+    stream.discard();
+    assert!(rows_of(&stream, "values.0") > 30 && rows_of(&stream, "groups") == 3);
+    stream.run(vec![], None).await;
+    stream.install();
+    assert_eq!((rows_of(&stream, "values.0"), rows_of(&stream, "groups")), (0, 0));
+    // Rows that are known go together with one that is not, and take the group with them by its count.
+    stream.run(vec![changes(&all, &whole)], None).await;
+    stream.install();
+    let gone: Vec<_> = (1..2000).map(|row| (row, -1)).chain([(1, -1), (2, -1), (3, -1), (4, -1)]).collect();
+    stream.run(vec![changes(&all, &gone)], None).await;
+    stream.install();
+    assert!(rows_of(&stream, "values.0") == 0 && rows_of(&stream, "groups") <= 1);
 }
