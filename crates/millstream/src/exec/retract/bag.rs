@@ -105,8 +105,8 @@ impl Bag {
         let values = evaluate_all(&spec.values, rows)?.iter().map(canonical).collect::<Vec<_>>();
         let counts = counting(spec, rows, &values)?;
         let counts = |row: usize| counts.as_ref().is_none_or(|counts| counts.value(row));
-        let pairs =
-            Deltas::of(self.converter.convert_columns(&values)?, &touched.of_row, weights, touched.total, counts);
+        let bytes = self.converter.convert_columns(&values)?.try_into_binary()?;
+        let pairs = Deltas::of(bytes, &touched.of_row, weights, touched.total, counts);
         let mut moved = vec![0i64; if spec.told { pairs.len() } else { 0 }];
         let roots = self.tree.change(roots, &pairs, |pair, before| {
             let mut after = before as i64 + pairs.weight(pair);

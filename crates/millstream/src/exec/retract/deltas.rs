@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use datafusion::arrow::row::Rows;
+use arrow::array::BinaryArray;
 
 /// The distinct pairs of group and value of a batch, with the sums of their weights, which are not 0: by group, and in
 /// the order of the values.
 pub struct Deltas {
-    values: Rows,
+    /// The rows' values, as bytes that are ordered as values are.
+    values: BinaryArray,
     /// A row that has the value, for each pair.
     rows: Vec<u32>,
     weights: Vec<i64>,
@@ -16,8 +17,14 @@ pub struct Deltas {
 }
 
 impl Deltas {
-    /// Of rows with these values, groups (below `total`) and weights, of which those count that `counts` answers so.
-    pub fn of(values: Rows, groups: &[usize], weights: &[i64], total: usize, counts: impl Fn(usize) -> bool) -> Self {
+    /// Of rows with these values (as bytes that are ordered as they are), groups (below `total`) and weights, of which those count that `counts` answers so.
+    pub fn of(
+        values: BinaryArray,
+        groups: &[usize],
+        weights: &[i64],
+        total: usize,
+        counts: impl Fn(usize) -> bool,
+    ) -> Self {
         let mut starts = vec![0u32; total + 2];
         let counted = |(row, (group, weight)): (usize, (&usize, &i64))| {
             (*weight != 0 && counts(row)).then_some((row as u32, *group))
@@ -52,21 +59,20 @@ impl Deltas {
     /// Sorts the rows of each group, which are beside each other, and makes one of those that are equal.
     fn sum_up(&mut self, weights: &[i64]) {
         let Self { values, rows, weights: sums, starts } = self;
-        let value = |row: u32| values.row(row as usize);
+        let value = |row: u32| values.value(row as usize);
+        let weight = |row: u32| weights.get(row as usize).copied().unwrap_or_default();
         let (mut from, mut kept) = (0, 0);
-        let groups = starts.len().saturating_sub(1);
-        for group in 0..groups {
-            let to = starts.get(group + 1).copied().unwrap_or_default() as usize;
+        for start in starts.iter_mut().skip(1) {
+            let to = *start as usize;
             if let Some(rows) = rows.get_mut(from..to).filter(|rows| rows.len() > 1) {
-                rows.sort_unstable_by(|a, b| value(*a).cmp(&value(*b)));
+                rows.sort_unstable_by(|a, b| value(*a).cmp(value(*b)));
             }
             let mut at = from;
             while let Some(row) = rows.get(at).copied().filter(|_| at < to) {
-                let mut sum = 0;
-                while let Some(same) =
-                    rows.get(at).filter(|same| at < to && (**same == row || value(**same) == value(row)))
-                {
-                    sum += weights.get(*same as usize).copied().unwrap_or_default();
+                let mut sum = weight(row);
+                at += 1;
+                while let Some(same) = rows.get(at).copied().filter(|same| at < to && value(*same) == value(row)) {
+                    sum += weight(same);
                     at += 1;
                 }
                 if let Some(place) = rows.get_mut(kept).filter(|_| sum != 0) {
@@ -76,9 +82,7 @@ impl Deltas {
                 }
             }
             from = to;
-            if let Some(start) = starts.get_mut(group + 1) {
-                *start = kept as u32;
-            }
+            *start = kept as u32;
         }
         rows.truncate(kept);
     }
@@ -96,9 +100,9 @@ impl Deltas {
         }
     }
 
-    /// The value of a pair, as bytes that are ordered as values are.
+    /// The value of a pair, as bytes.
     pub fn bytes(&self, pair: usize) -> &[u8] {
-        self.rows.get(pair).map_or(&[], |row| self.values.row(*row as usize).data())
+        self.rows.get(pair).map_or(&[], |row| self.values.value(*row as usize))
     }
 
     /// A row of the batch that has the value of a pair.

@@ -8,6 +8,8 @@
 //! Lengths and numbers are written seven bits to a byte, the lowest first, the last byte below 128 (LEB128). No bytes at
 //! all are a page of level 0 without entries.
 
+use std::cmp::Ordering;
+
 use datafusion::common::Result as DfResult;
 
 /// The level of a page.
@@ -55,16 +57,17 @@ pub fn merge<'a>(
     for (which, bytes) in changes {
         let (mut past, mut before) = (next.clone(), 0);
         while let Some((other, number)) = past.next() {
-            if other < bytes {
-                next = past.clone();
-                continue;
+            match other.cmp(bytes) {
+                Ordering::Less => next = past.clone(),
+                Ordering::Equal => {
+                    before = number;
+                    break;
+                }
+                Ordering::Greater => {
+                    past = next.clone();
+                    break;
+                }
             }
-            if other == bytes {
-                before = number;
-            } else {
-                past = next.clone();
-            }
-            break;
         }
         let after = change(which, before)?;
         if after != before {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use std::ops::Range;
+
 use arrow::array::{BinaryArray, Int64Array};
 use datafusion::arrow::row::{RowConverter, SortField};
 
+use super::super::deltas::Deltas;
 use super::*;
 
 struct Random(u64);
@@ -36,7 +39,7 @@ impl Groups {
         let values: ArrayRef = Arc::new(BinaryArray::from_iter_values(changes.iter().map(|(_, value, _)| value)));
         let groups: Vec<usize> = changes.iter().map(|(group, ..)| *group).collect();
         let weights: Vec<i64> = changes.iter().map(|(.., weight)| *weight).collect();
-        let rows = converter.convert_columns(&[values]).unwrap();
+        let rows = converter.convert_columns(&[values]).unwrap().try_into_binary().unwrap();
         let deltas = Deltas::of(rows, &groups, &weights, self.roots.len(), |_| true);
         let roots = Roots { pages: self.roots.iter().map(Vec::as_slice).collect(), slots: &Slots::One };
         let mut expected: Vec<(u64, u64)> = vec![];
@@ -206,7 +209,10 @@ fn one_change_of_a_large_group_writes_a_page_or_two() {
         let mut staged = Staged::new();
         let converter = RowConverter::new(vec![SortField::new(DataType::Binary)]).unwrap();
         let value: ArrayRef = Arc::new(BinaryArray::from_iter_values([n.to_be_bytes()]));
-        let deltas = Deltas::of(converter.convert_columns(&[value]).unwrap(), &[0], &[1], 1, |_| true);
+        let deltas =
+            Deltas::of(converter.convert_columns(&[value]).unwrap().try_into_binary().unwrap(), &[0], &[1], 1, |_| {
+                true
+            });
         let roots = Roots { pages: vec![&groups.roots[0]], slots: &Slots::One };
         let levels = groups.tree.descend(&roots, &deltas).unwrap();
         assert!(levels.iter().all(|level| level.nodes.len() == 1) && levels.len() <= 5, "{n}: {}", levels.len());
@@ -237,7 +243,7 @@ fn groups_that_are_removed_leave_no_page() {
 fn rows_of_equal_values_are_summed_up_in_order_and_those_that_cancel_out_are_left_out() {
     let converter = RowConverter::new(vec![SortField::new(DataType::Int64)]).unwrap();
     let values: ArrayRef = Arc::new(Int64Array::from(vec![5, 3, 5, 4, 3, 5, 1]));
-    let rows = converter.convert_columns(&[values]).unwrap();
+    let rows = converter.convert_columns(&[values]).unwrap().try_into_binary().unwrap();
     let deltas = Deltas::of(rows, &[2, 0, 2, 0, 0, 0, 2], &[1, 1, 2, -1, -1, 0, 7], 4, |row| row != 6);
     let of = |group| deltas.of_group(group).map(|at| (deltas.row(at), deltas.weight(at))).collect::<Vec<_>>();
     assert_eq!([of(0), of(1), of(2), of(3)], [vec![(3, -1)], vec![], vec![(0, 3)], vec![]]);
