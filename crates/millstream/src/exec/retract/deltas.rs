@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use arrow::array::BinaryArray;
 
+/// So many values are compared where they lie.
+const FEW: usize = 20;
+
 /// The distinct pairs of group and value of a batch, with the sums of their weights, which are not 0: by group, and in
 /// the order of the values.
 pub struct Deltas {
@@ -64,8 +67,10 @@ impl Deltas {
         let (mut from, mut kept) = (0, 0);
         for start in starts.iter_mut().skip(1) {
             let to = *start as usize;
-            if let Some(rows) = rows.get_mut(from..to).filter(|rows| rows.len() > 1) {
-                rows.sort_unstable_by(|a, b| value(*a).cmp(value(*b)));
+            match rows.get_mut(from..to).unwrap_or_default() {
+                [] | [_] => {}
+                few if few.len() <= FEW => few.sort_unstable_by(|a, b| value(*a).cmp(value(*b))),
+                many => many.sort_by_cached_key(|row| (beginning(value(*row)), value(*row))),
             }
             let mut at = from;
             while let Some(row) = rows.get(at).copied().filter(|_| at < to) {
@@ -114,4 +119,11 @@ impl Deltas {
     pub fn weight(&self, pair: usize) -> i64 {
         self.weights.get(pair).copied().unwrap_or_default()
     }
+}
+
+/// The first bytes as a number: most values differ in it, and it is compared without a look at them.
+fn beginning(value: &[u8]) -> u128 {
+    let mut first = [0; 16];
+    first.iter_mut().zip(value).for_each(|(to, byte)| *to = *byte);
+    u128::from_be_bytes(first)
 }

@@ -23,7 +23,7 @@ const INNER_BYTES: usize = 1024;
 const FAN_MIN: usize = 4;
 
 /// A page that a batch looks at.
-struct Node {
+pub(super) struct Node {
     group: usize,
     id: u64,
     /// The changes that belong below it.
@@ -32,8 +32,8 @@ struct Node {
     parent: usize,
 }
 
-struct Level {
-    nodes: Vec<Node>,
+pub(super) struct Level {
+    pub(super) nodes: Vec<Node>,
     pages: BinaryArray,
 }
 
@@ -88,7 +88,7 @@ impl Tree {
     }
 
     /// The pages that changes belong to, from the roots down; nothing of groups that are their root.
-    fn descend(&self, roots: &Roots<'_>, changes: &Deltas) -> DfResult<Vec<Level>> {
+    pub(super) fn descend(&self, roots: &Roots<'_>, changes: &Deltas) -> DfResult<Vec<Level>> {
         let tall = roots.pages.iter().enumerate().filter(|(_, root)| page::level(root) > 0);
         let node = |group| Node { group, id: 0, changes: changes.of_group(group), parent: 0 };
         let nodes: Vec<Node> = tall.map(|(group, _)| node(group)).filter(|n| !n.changes.is_empty()).collect();
@@ -110,7 +110,7 @@ impl Tree {
     }
 
     /// Makes the changes, from the lowest pages up: the new roots, by group.
-    fn ascend(
+    pub(super) fn ascend(
         &mut self,
         mut levels: Vec<Level>,
         changes: &Deltas,
