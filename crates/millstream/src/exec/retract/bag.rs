@@ -136,7 +136,10 @@ impl Bag {
 
     /// The smallest or largest value of each group that has one, or all values in their order.
     pub fn values(&self, roots: &Roots<'_>, which: Which) -> DfResult<Values> {
-        let (mut bytes, mut ends, mut groups, mut counts) = (vec![], vec![], vec![], vec![]);
+        // One of each group, as far as it is known beforehand.
+        let room = if which == Which::All { 0 } else { roots.len() };
+        let (mut bytes, mut ends) = (Vec::with_capacity(16 * room), Vec::with_capacity(room));
+        let (mut groups, mut counts) = (Vec::with_capacity(room), Vec::with_capacity(room));
         self.tree.walk(roots, which, |group, value, count| {
             bytes.extend_from_slice(value);
             ends.push(bytes.len());

@@ -77,6 +77,11 @@ impl<'a> Roots<'a> {
         Self { pages: column.iter().map(Option::unwrap_or_default).collect(), slots }
     }
 
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
     /// The same groups, some of which have no values.
     pub fn filtered(mut self, kept: impl Fn(usize) -> bool) -> Self {
         self.pages.iter_mut().enumerate().filter(|(group, _)| !kept(*group)).for_each(|(_, page)| *page = &[]);
