@@ -36,11 +36,6 @@ struct Part {
     rows: Vec<Dropped>,
 }
 
-#[derive(Deserialize)]
-struct OfBatch {
-    batch: BatchId,
-}
-
 #[derive(Serialize)]
 struct PartRef<'a> {
     batch: BatchId,
@@ -60,22 +55,24 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
         let path = Sequence::Dropped.segment(dir, number);
         let Some(bytes) = read_file(disk, &path)? else { continue };
         let found = scan(&bytes);
-        let first = found.frames.first().map(|frame| serde_json::from_slice::<OfBatch>(frame.json(&bytes)));
-        segments.push((path, bytes));
+        let first = found.frames.first().and_then(|frame| batch_of(frame.json(&bytes)));
+        segments.push((path, bytes, found));
         // A batch is written whole into one segment: one that begins with an earlier batch ends the search.
-        if first.is_some_and(|first| first.is_ok_and(|first| first.batch <= after)) {
+        if first.is_some_and(|first| first <= after) {
             break;
         }
     }
     let mut batches: BTreeMap<BatchId, Vec<Dropped>> = BTreeMap::new();
     // The parts that follow each other so far, of a batch that is not whole.
     let mut begun: Vec<Dropped> = Vec::new();
-    for (path, bytes) in segments.into_iter().rev() {
-        let found = scan(&bytes);
+    for (path, bytes, found) in segments.into_iter().rev() {
         if found.whole_after.is_some() {
             return Err(corrupt(&path, found.len, "a record of dropped rows can't be read"));
         }
         for frame in &found.frames {
+            if batch_of(frame.json(&bytes)).is_some_and(|batch| batch <= after) {
+                continue;
+            }
             let part: Part = serde_json::from_slice(frame.json(&bytes)).map_err(|e| unreadable(&path, frame, e))?;
             if part.batch <= after {
                 continue;
@@ -92,6 +89,12 @@ pub fn read_dropped(disk: &dyn Disk, dir: &Path, after: BatchId) -> Result<Vec<(
         }
     }
     Ok(batches.into_iter().flat_map(|(batch, rows)| rows.into_iter().map(move |row| (batch, row))).collect())
+}
+
+/// The batch of a record, by its first field alone: its rows are many. `None` where it is written otherwise.
+fn batch_of(json: &[u8]) -> Option<BatchId> {
+    let digits = json.strip_prefix(b"{\"batch\":")?.split(|byte| !byte.is_ascii_digit()).next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok().map(BatchId)
 }
 
 /// Who reads the dropped rows of a query while it runs.
@@ -178,8 +181,8 @@ impl DroppedLog {
         let Some(bytes) = read_file(&*self.disk, path)? else { return Ok(true) };
         let found = scan(&bytes);
         let Some(last) = found.frames.last() else { return Ok(true) };
-        let last: OfBatch = serde_json::from_slice(last.json(&bytes)).map_err(|e| unreadable(path, last, e))?;
-        Ok(last.batch <= readers.passed())
+        let part: Part = serde_json::from_slice(last.json(&bytes)).map_err(|e| unreadable(path, last, e))?;
+        Ok(part.batch <= readers.passed())
     }
 
     async fn begin(&mut self, segment: u64) -> Result<Open> {

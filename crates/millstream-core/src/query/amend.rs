@@ -12,6 +12,8 @@
 //!
 //! What the batch was answered by tables that are read as they are is recorded before it is published, too.
 
+use std::time::Duration;
+
 use crate::batch::{Amend, Dropped, Intent};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +25,9 @@ use super::run::{Ran, Run, check_outcome};
 
 /// So many rows that are left out are recorded at once.
 const RECORDED_TOGETHER: usize = 64;
+
+/// How long the rows of a batch are looked for though the query is to stop: a search that is soon over is finished.
+const SEARCH_WHILE_STOPPING: Duration = Duration::from_secs(5);
 
 impl Run {
     /// Runs a batch without these rows, and without those that make an expression fail. Where it was run before, `answers`
@@ -37,6 +42,7 @@ impl Run {
         let mut left_out = left_out;
         // So many used rows are known not to fail by themselves.
         let mut good = 0;
+        let begun = self.clock.elapsed();
         let mut outcome = loop {
             match self.attempt(intent, &left_out, None, answers).await {
                 Ok(outcome) => break outcome,
@@ -46,8 +52,17 @@ impl Run {
                     self.check_poison(intent, &left_out, &row)?;
                     left_out.push(row);
                     // What dies in the midst of a search that takes long does not begin it anew.
-                    if left_out.len() - recorded >= RECORDED_TOGETHER {
+                    let over =
+                        self.stop.requested() && self.clock.elapsed().saturating_sub(begun) >= SEARCH_WHILE_STOPPING;
+                    if over || left_out.len() - recorded >= RECORDED_TOGETHER {
                         recorded = self.record(intent, &left_out).await?;
+                    }
+                    if over {
+                        return Err(Error::retry(format!(
+                            "batch {}: stopped while the rows were looked for on which an expression fails; {recorded} were \
+                             found, and the next start goes on behind them",
+                            intent.batch
+                        )));
                     }
                 }
                 Err(error) => return Err(error.at(format_args!("batch {}", intent.batch))),

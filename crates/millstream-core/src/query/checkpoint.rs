@@ -26,7 +26,7 @@ pub(super) struct Checkpoints {
     pub(super) next_segment: Option<u64>,
     storing: Option<Storing>,
     /// The newest is written, but what older ones needed was not let go.
-    unretired: bool,
+    pub(super) unretired: bool,
 }
 
 /// A captured state that is being stored.

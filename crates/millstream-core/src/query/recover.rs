@@ -53,6 +53,12 @@ impl Run {
             self.checkpoints.next_segment = entries.peek().map(|next| next.segment);
             if !self.log.adopts() {
                 self.checkpoint_if_due().await?;
+                // What is run again for long is not begun anew by whoever dies in its midst, and the next checkpoint waits
+                // for this one to be durable.
+                if self.checkpoints.unretired {
+                    self.log.sync()?.await?;
+                    self.retire().await?;
+                }
             }
         }
         Ok(())

@@ -25,9 +25,19 @@ impl SourceTable for VersionsTable {
     }
 
     fn source(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
+        Ok(self.versions(self.0.source(projection)?, projection))
+    }
+
+    fn source_at_once(&self, projection: &[usize]) -> Result<Arc<dyn Source>> {
+        Ok(self.versions(self.0.source_at_once(projection)?, projection))
+    }
+}
+
+impl VersionsTable {
+    fn versions(&self, source: Arc<dyn Source>, projection: &[usize]) -> Arc<dyn Source> {
         let last = self.0.schema().fields().len().saturating_sub(1);
         let weight = projection.iter().position(|column| *column == last);
-        Ok(Arc::new(VersionsSource { source: self.0.source(projection)?, weight }))
+        Arc::new(VersionsSource { source, weight })
     }
 }
 

@@ -128,7 +128,7 @@ impl Side {
     async fn read(&self) -> Result<TableVersion> {
         let mut version = self.version()?;
         for _ in 0..READS_MAX {
-            let rows = read_all(self.table.source(&self.columns)?).await;
+            let rows = read_all(self.table.source_at_once(&self.columns)?).await;
             let after = self.version()?;
             if after == version {
                 return Ok(TableVersion { version, rows: self.net(&rows?)? });
