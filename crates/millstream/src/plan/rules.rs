@@ -8,10 +8,8 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::Transformed;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{BinaryExpr, Expr, Join, JoinType, LogicalPlan, Operator};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -28,8 +26,9 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
-use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::optimizer::{ApplyOrder, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
+use datafusion::optimizer::{Optimizer, OptimizerContext, OptimizerRule};
+
+use crate::sql::{NotInWithConditions, Simplify};
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
@@ -43,7 +42,7 @@ pub fn optimize(plan: LogicalPlan, state: &SessionState) -> Result<LogicalPlan> 
     let rules: Vec<Rule> = vec![
         Arc::new(RewriteSetComparison::new()),
         Arc::new(OptimizeUnions::new()),
-        Arc::new(SimplifyExpressions::new()),
+        Arc::new(Simplify::default()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(EliminateJoin::new()),
         Arc::new(DecorrelatePredicateSubquery::new()),
@@ -74,51 +73,4 @@ fn run(rules: Vec<Rule>, plan: LogicalPlan, state: &SessionState) -> Result<Logi
     options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
     let context = OptimizerContext::new_with_config_options(Arc::new(options)).without_query_execution_start_time();
     Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
-}
-
-/// NOT IN over a subquery that looks at the row, or whose values are no columns: an anti join that says itself
-/// what a NULL means. DataFusion's own form of it knows one pair of columns only, and loses NULLs when a
-/// comparison with a constant is pushed below it.
-#[derive(Debug)]
-struct NotInWithConditions;
-
-impl OptimizerRule for NotInWithConditions {
-    fn name(&self) -> &str {
-        "not_in_with_conditions"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::TopDown)
-    }
-
-    fn supports_rewrite(&self) -> bool {
-        true
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Join(join) = plan else { return Ok(Transformed::no(plan)) };
-        let Join { filter: Some(filter), join_type: JoinType::LeftAnti, null_aware: true, .. } = &join else {
-            return Ok(Transformed::no(LogicalPlan::Join(join)));
-        };
-        let mut conditions = split_conjunction_owned(filter.clone()).into_iter();
-        let membership = conditions.next();
-        let others: Vec<Expr> = conditions.collect();
-        // The comparison of the NOT IN itself comes first.
-        if others.is_empty() && membership.as_ref().is_some_and(|m| compares_columns(m, &join)) {
-            return Ok(Transformed::no(LogicalPlan::Join(join)));
-        }
-        let membership = membership.map(|m| Expr::IsNotFalse(Box::new(m)));
-        let filter = conjunction(membership.into_iter().chain(others));
-        Ok(Transformed::yes(LogicalPlan::Join(Join { filter, null_aware: false, ..join })))
-    }
-}
-
-/// Whether it is an equality of an expression over the left side and one over the right.
-fn compares_columns(expr: &Expr, join: &Join) -> bool {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = expr else { return false };
-    let of = |e: &Expr, side: &LogicalPlan| {
-        let columns = e.column_refs();
-        !columns.is_empty() && columns.iter().all(|c| side.schema().has_column(c))
-    };
-    of(left, &join.left) && of(right, &join.right)
 }

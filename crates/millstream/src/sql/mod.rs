@@ -14,10 +14,12 @@ mod insert;
 mod map_access;
 mod misread;
 mod names;
+mod not_in;
 mod option_place;
 pub mod parser;
 pub mod session_state;
 mod set_functions;
+mod simplify;
 #[cfg(test)]
 mod tests;
 mod unnest;
@@ -39,8 +41,10 @@ pub use catalog::{
     AsOfTable, BuiltIn, Catalog, Connectors, Declared, ImpliedTables, LookupConnectors, Reading, StreamTable, Watermark,
 };
 pub use diagnostic::{SourceText, SqlError};
+pub use not_in::NotInWithConditions;
 pub use parser::{Emit, StateHint};
 pub use session_state::session_state;
+pub use simplify::Simplify;
 
 use crate::settings::Settings;
 use crate::stack::on_large_stack;

@@ -9,10 +9,13 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SessionConfig;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::TypePlanner;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::sql::sqlparser::ast::DataType as SqlType;
 
 use super::map_access::MapAccess;
+use super::not_in::NotInWithConditions;
 use super::set_functions::SetFunctions;
+use super::simplify::Simplify;
 use super::unnest::UnnestBeside;
 use super::window_functions::WindowFunctions;
 use super::{functions, parser};
@@ -33,6 +36,7 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
         .with_config(config)
         .with_default_features()
         .with_type_planner(Arc::new(Types))
+        .with_optimizer_rules(optimizer_rules())
         .with_relation_planners(vec![Arc::new(WindowFunctions), Arc::new(SetFunctions), Arc::new(UnnestBeside)]);
     // The first that plans an expression has it.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
@@ -42,6 +46,19 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
     // It could make a column look like an event time or the end of a window.
     state.deregister_udf("with_metadata").map_err(bug)?;
     Ok(state)
+}
+
+/// The rules of a batch job: DataFusion's, where they answer what was asked.
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![];
+    for rule in Optimizer::new().rules {
+        match rule.name() {
+            "simplify_expressions" => rules.push(Arc::new(Simplify::default())),
+            "decorrelate_predicate_subquery" => rules.extend([rule, Arc::new(NotInWithConditions)]),
+            _ => rules.push(rule),
+        }
+    }
+    rules
 }
 
 /// The types of `CAST(x AS type)`, as in CREATE TABLE.
