@@ -102,7 +102,10 @@ impl Scope {
             _ => "in none of the tables",
         };
         let name_ = &name.value;
-        Err(SqlError::new(name.span, format!("the column '{name_}' is {problem} on the {side} side of the join: write ON")))
+        Err(SqlError::new(
+            name.span,
+            format!("the column '{name_}' is {problem} on the {side} side of the join: write ON"),
+        ))
     }
 
     fn merged(&self, name: &str) -> Option<&Expr> {
@@ -121,7 +124,9 @@ impl Merging<'_> {
             let Some(scope) = self.select(select)? else { return Ok(()) };
             if let Some(OrderByKind::Expressions(by)) = query.order_by.as_mut().map(|by| &mut by.kind) {
                 // An alias goes before a column of the input.
-                for by in by.iter_mut().filter(|by| !matches!(&by.expr, Expr::Identifier(n) if outputs.contains(&n.value))) {
+                for by in
+                    by.iter_mut().filter(|by| !matches!(&by.expr, Expr::Identifier(n) if outputs.contains(&n.value)))
+                {
                     name_columns(&mut by.expr, &scope);
                 }
             }
@@ -241,7 +246,9 @@ enum Side {
 fn constraint(operator: &JoinOperator) -> Option<&JoinConstraint> {
     use JoinOperator as Op;
     match operator {
-        Op::Join(on) | Op::Inner(on) | Op::Left(on) | Op::LeftOuter(on) | Op::Right(on) | Op::RightOuter(on) => Some(on),
+        Op::Join(on) | Op::Inner(on) | Op::Left(on) | Op::LeftOuter(on) | Op::Right(on) | Op::RightOuter(on) => {
+            Some(on)
+        }
         Op::FullOuter(on) | Op::Semi(on) | Op::LeftSemi(on) | Op::RightSemi(on) => Some(on),
         Op::Anti(on) | Op::LeftAnti(on) | Op::RightAnti(on) => Some(on),
         _ => None,
@@ -260,7 +267,8 @@ fn joined(left: Scope, join: &mut Join, right: Scope) -> Result<Scope, SqlError>
     };
     let names: Vec<Ident> = match on {
         JoinConstraint::Using(_) | JoinConstraint::Natural if left.open || right.open => {
-            let reason = "the columns of a table that USING or NATURAL joins depend on the row beside it: write ON a.k = b.k";
+            let reason =
+                "the columns of a table that USING or NATURAL joins depend on the row beside it: write ON a.k = b.k";
             return Err(SqlError::new(place, reason));
         }
         JoinConstraint::Using(names) => names.iter().filter_map(|n| n.0.last()?.as_ident().cloned()).collect(),
@@ -306,7 +314,8 @@ fn joined(left: Scope, join: &mut Join, right: Scope) -> Result<Scope, SqlError>
 /// The column of a table, or of none.
 fn visible(table: Option<&TableReference>, name: &str) -> Visible {
     let column = Ident::with_quote('"', name);
-    let parts: Vec<Ident> = table.map(TableReference::to_vec).unwrap_or_default().iter().map(|p| Ident::with_quote('"', p)).collect();
+    let parts: Vec<Ident> =
+        table.map(TableReference::to_vec).unwrap_or_default().iter().map(|p| Ident::with_quote('"', p)).collect();
     let value = match parts.is_empty() {
         true => Expr::Identifier(column),
         false => Expr::CompoundIdentifier(parts.into_iter().chain([column]).collect()),
@@ -329,7 +338,9 @@ fn named_columns(factor: &TableFactor) -> Option<(&str, Vec<String>)> {
 }
 
 fn coalesce(left: Expr, right: Expr) -> Expr {
-    let parsed = Parser::new(&GenericDialect {}).try_with_sql("COALESCE(\"$left\", \"$right\")").and_then(|mut p| p.parse_expr());
+    let parsed = Parser::new(&GenericDialect {})
+        .try_with_sql("COALESCE(\"$left\", \"$right\")")
+        .and_then(|mut p| p.parse_expr());
     let Ok(mut call) = parsed else { return left };
     change_outermost(&mut call, |expr| match expr {
         Expr::Identifier(name) if name.value == "$left" => *expr = left.clone(),
@@ -380,7 +391,8 @@ fn left_out(options: &WildcardAdditionalOptions) -> Result<Vec<String>, SqlError
         None => {}
     }
     if let Some(except) = &options.opt_except {
-        names.extend(std::iter::once(&except.first_element).chain(&except.additional_elements).map(|n| n.value.clone()));
+        names
+            .extend(std::iter::once(&except.first_element).chain(&except.additional_elements).map(|n| n.value.clone()));
     }
     Ok(names)
 }

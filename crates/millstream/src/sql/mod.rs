@@ -12,6 +12,7 @@ pub mod diagnostic;
 pub mod functions;
 mod insert;
 mod map_access;
+mod merged;
 mod misread;
 mod names;
 mod not_in;
@@ -334,7 +335,8 @@ impl Planner {
 
     fn plan_query(&self, query: &StreamQuery, tokens: &[TokenWithSpan]) -> Result<LogicalPlan, SqlError> {
         let failed = |e: DataFusionError| SqlError::from_datafusion(&e, tokens);
-        let plan = match (self.names().plan(query.query.as_ref().clone()), parser::by_alias(&query.query)) {
+        let query = merged::columns(&query.query, &self.names())?;
+        let plan = match (self.names().plan(query.clone()), parser::by_alias(&query)) {
             (Err(_), Some(qualified)) => self.names().plan(qualified).map_err(failed)?,
             (plan, _) => plan.map_err(failed)?,
         };

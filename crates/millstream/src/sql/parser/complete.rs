@@ -4,8 +4,8 @@
 //! before somebody has decided what it means here.
 
 use datafusion::sql::sqlparser::ast::{
-    Cte, ForClause, GroupByExpr, GroupByWithModifier, Join, JoinConstraint, JoinOperator, OrderBy, OrderByKind, Query,
-    Select, SetExpr, Spanned, TableAlias, TableFactor, TableVersion, TableWithJoins, With,
+    Cte, ForClause, GroupByExpr, GroupByWithModifier, Join, OrderBy, OrderByKind, Query, Select, SetExpr, Spanned,
+    TableAlias, TableFactor, TableVersion, TableWithJoins, With,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
@@ -183,19 +183,10 @@ pub fn select(select: &Select, places: Places<'_>) -> Checked {
         }
     }
     for TableWithJoins { relation: _, joins } in from {
-        for Join { relation, global, join_operator } in joins {
+        // What it joins by becomes ON, once the columns of the tables are known.
+        for Join { relation, global, join_operator: _ } in joins {
             if *global {
                 return Err(places.refuse(&["GLOBAL"], relation.span(), "there is one machine; remove it"));
-            }
-            // DataFusion 55 takes the column of the left side, which is NULL where only the right one has a row.
-            let merges =
-                |constraint: &JoinConstraint| matches!(constraint, JoinConstraint::Using(_) | JoinConstraint::Natural);
-            if let JoinOperator::Right(c) | JoinOperator::RightOuter(c) | JoinOperator::FullOuter(c) = join_operator
-                && merges(c)
-            {
-                let reason = "a RIGHT or FULL JOIN with USING, or NATURAL, is not supported: write ON a.k = b.k, and \
-                              COALESCE(a.k, b.k) where the column of either side is meant";
-                return Err(SqlError::new(relation.span(), reason));
             }
         }
     }

@@ -3,14 +3,13 @@
 //! `LATERAL (SELECT upper(unnest(tags)) AS t)` becomes `LATERAL (SELECT upper("$element") AS t FROM UNNEST(tags) AS
 //! "$unnest"("$element"))`, which `sql/unnest.rs` plans.
 
-use std::ops::ControlFlow;
-
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Select, SetExpr, Statement, TableFactor,
-    VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Select, SetExpr, Statement, TableFactor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+
+use super::outermost::change_outermost;
 
 /// Rewrites the LATERAL subqueries in FROM of one query.
 pub fn unnests(select: &mut Select) {
@@ -29,10 +28,15 @@ pub fn unnests(select: &mut Select) {
 
 /// Puts what a SELECT without FROM unnests into its FROM, where it is one array.
 fn elements(select: &mut Select) -> Option<()> {
-    let mut taken = Unnested::default();
+    let mut arrays = vec![];
     let mut projection = select.projection.clone();
-    let _ = VisitMut::visit(&mut projection, &mut taken);
-    let [array] = taken.arrays.as_slice() else { return None };
+    change_outermost(&mut projection, |expr| {
+        if let Some(array) = unnested(expr) {
+            arrays.push(array);
+            *expr = Expr::Identifier(Ident::with_quote('"', "$element"));
+        }
+    });
+    let [array] = arrays.as_slice() else { return None };
     let text = "SELECT 1 FROM UNNEST(1) AS \"$unnest\"(\"$element\")";
     let Statement::Query(mut query) = Parser::parse_sql(&GenericDialect {}, text).ok()?.pop()? else { return None };
     let SetExpr::Select(template) = query.body.as_mut() else { return None };
@@ -43,36 +47,14 @@ fn elements(select: &mut Select) -> Option<()> {
     Some(())
 }
 
-/// Takes `unnest(array)` out of expressions.
-#[derive(Default)]
-struct Unnested {
-    arrays: Vec<Expr>,
-    depth: usize,
-}
-
-impl VisitorMut for Unnested {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
+/// The array of `unnest(array)`.
+fn unnested(expr: &Expr) -> Option<Expr> {
+    if let Expr::Function(function) = expr
+        && function.name.to_string().eq_ignore_ascii_case("unnest")
+        && let FunctionArguments::List(list) = &function.args
+        && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))] = list.args.as_slice()
+    {
+        return Some(array.clone());
     }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth == 0
-            && let Expr::Function(function) = expr
-            && function.name.to_string().eq_ignore_ascii_case("unnest")
-            && let FunctionArguments::List(list) = &function.args
-            && let [FunctionArg::Unnamed(FunctionArgExpr::Expr(array))] = list.args.as_slice()
-        {
-            self.arrays.push(array.clone());
-            *expr = Expr::Identifier(Ident::with_quote('"', "$element"));
-        }
-        ControlFlow::Continue(())
-    }
+    None
 }

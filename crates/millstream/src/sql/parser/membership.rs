@@ -20,8 +20,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::outermost::change_outermost;
+
 /// The rows of the subquery.
-const ROWS: &str = "$in";
+pub const ROWS: &str = "$in";
 
 /// Rewrites the conditions and the SELECT list of one query, not of those within it.
 pub fn select(select: &mut Select) {
@@ -71,7 +73,21 @@ fn conditions(expr: &mut Expr, alone: bool) {
 
 /// Rewrites IN and EXISTS within an expression that wants their values.
 fn values(expr: &mut Expr) {
-    let _ = VisitMut::visit(expr, &mut Values { depth: 0 });
+    change_outermost(expr, |expr| {
+        let value = match expr {
+            Expr::InSubquery { expr: value, subquery, negated } if !matches!(**value, Expr::Tuple(_)) => {
+                is_in(value, subquery).map(|is| (is, *negated))
+            }
+            Expr::Exists { subquery, negated } => exists(subquery).map(|is| (is, *negated)),
+            _ => None,
+        };
+        if let Some((is, negated)) = value {
+            *expr = match negated {
+                true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(nested(is)) },
+                false => nested(is),
+            };
+        }
+    });
 }
 
 fn without_parentheses(mut expr: &Expr) -> &Expr {
@@ -100,45 +116,6 @@ fn of_rows(values: &[Expr], subquery: &Query, negated: bool) -> Option<Expr> {
     let may_be = || Expr::IsNotFalse(Box::new(nested(equal.clone())));
     select.selection = Some(if negated { may_be() } else { equal.clone() });
     Some(Expr::Exists { subquery: Box::new(query), negated })
-}
-
-/// IN and EXISTS where their value is wanted, but not those of a query within the expression.
-struct Values {
-    depth: usize,
-}
-
-impl VisitorMut for Values {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth > 0 {
-            return ControlFlow::Continue(());
-        }
-        let value = match expr {
-            Expr::InSubquery { expr: value, subquery, negated } if !matches!(**value, Expr::Tuple(_)) => {
-                is_in(value, subquery).map(|is| (is, *negated))
-            }
-            Expr::Exists { subquery, negated } => exists(subquery).map(|is| (is, *negated)),
-            _ => None,
-        };
-        if let Some((is, negated)) = value {
-            *expr = match negated {
-                true => Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(nested(is)) },
-                false => nested(is),
-            };
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 /// Whether a value is among those of a query, or may be, where NULLs are.
