@@ -34,7 +34,9 @@ pub use rejected::RejectedRows;
 
 use self::rejected::Note;
 use crate::changelog::{last_of_keys, net_rows};
-use crate::plan::{BatchTime, StreamPlanner, bind_clock, distinct_on_as_rank, guard, guard_inputs, temporal_in_batch};
+use crate::plan::{
+    BatchTime, StreamPlanner, arrival_in_batch, bind_clock, distinct_on_as_rank, guard, guard_inputs, temporal_in_batch,
+};
 use crate::set_op::CountedSetOp;
 use crate::sql::StreamTable;
 use crate::stack::on_large_stack;
@@ -126,7 +128,7 @@ pub async fn answer_and_note(
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
     let planned = on_large_stack(|| {
-        let plan = guard(guard_inputs(state.optimize(&distinct_on_as_rank(plan.data)?)?)?)?;
+        let plan = guard(guard_inputs(state.optimize(&arrival_in_batch(distinct_on_as_rank(plan.data)?)?)?)?)?;
         futures::executor::block_on(BatchPlanner.create_physical_plan(&plan, state))
     });
     let plan = planned.map_err(|e| DataFusionError::External(Box::new(e)))??;

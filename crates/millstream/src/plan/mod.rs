@@ -3,6 +3,7 @@
 //! What has no incremental meaning is refused here, before anything is read.
 
 mod aggregate;
+mod arrival;
 mod clock;
 mod compile;
 mod describe;
@@ -29,6 +30,7 @@ mod upsert;
 mod versions;
 mod window_group;
 
+pub use arrival::arrival_in_batch;
 pub use clock::BatchTime;
 pub(crate) use clock::bind as bind_clock;
 pub use compile::{Asked, Compiled, compile};

@@ -172,7 +172,7 @@ fn bare(name: &str) -> Expr {
     col(Column::new_unqualified(name))
 }
 
-fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
+pub(super) fn row_number(partition_by: Vec<Expr>, order_by: Vec<Sort>) -> Expr {
     let mut function = WindowFunction::new(row_number_udwf(), vec![]);
     function.params.partition_by = partition_by;
     function.params.order_by = order_by;
@@ -184,6 +184,9 @@ impl Rewrite {
     pub(super) fn window(&self, node: &Window) -> Rewritten {
         let input = self.node(&node.input)?;
         let first = check_one_window(&node.window_expr)?;
+        if let Some(edge) = self.by_arrival(node, self.head(node), &input)? {
+            return Ok(edge);
+        }
         let sorted = first.params.order_by.iter().map(|by| &by.expr);
         check_order("OVER", sorted.chain(&first.params.partition_by), &node.input)?;
         if let Some(edge) = over::in_windows(node, &input, first)? {
@@ -209,7 +212,7 @@ impl Rewrite {
         Some(Head { kind, limit: *limit })
     }
 
-    fn ranking(&self, functions: Vec<Expr>, head: Option<Head>, input: Edge) -> Rewritten {
+    pub(super) fn ranking(&self, functions: Vec<Expr>, head: Option<Head>, input: Edge) -> Rewritten {
         Refusal::check_clock(&functions, "in a ranking")?;
         if self.emit == EmitMode::OnWindowClose {
             return Err(Refusal::new(
@@ -309,7 +312,8 @@ fn check_order<'a>(word: &str, exprs: impl IntoIterator<Item = &'a Expr>, input:
     Err(Refusal::new(
         word,
         "an order by the clock would change with the cut into batches, and a row could not be found again",
-        "order by the event time (WATERMARK FOR ..), or by a column",
+        "order by the event time (WATERMARK FOR ..), or by a column; ROW_NUMBER() .. ORDER BY a PROCTIME() column takes = 1, for \
+         the first row that comes, or the last",
     ))
 }
 
