@@ -426,6 +426,36 @@ fn a_dropped_row_of_a_source_without_text_has_all_its_columns() {
 }
 
 #[test]
+fn of_a_change_that_fails_on_one_of_its_rows_the_other_is_used_whatever_the_cut() {
+    let tables = tables("id BIGINT, v BIGINT", "n BIGINT").replacen("'json'", "'debezium-json'", 1);
+    let queries = "INSERT INTO o SELECT sum(10 / v) FROM t EMIT FINAL;\nINSERT INTO p SELECT 10 / v FROM t EMIT FINAL;\n\
+                   INSERT INTO bad SELECT line, reason, raw FROM t$rejected;\n";
+    let p = "CREATE TABLE p (n BIGINT)\n\
+             WITH ('connector' = 'filesystem', 'format' = 'json', 'path' = 'p.ndjson', 'sink.layout' = 'append');\n";
+    let row = |id: u32, v: u32| format!("{{\"id\":{id},\"v\":{v}}}");
+    let change =
+        |before: &str, after: &str, op: &str| format!("{{\"before\":{before},\"after\":{after},\"op\":\"{op}\"}}\n");
+    let input = [
+        change("null", &row(1, 0), "c"),
+        change(&row(1, 0), &row(1, 5), "u"),
+        change("null", &row(2, 2), "c"),
+        change("null", &row(3, 1), "c"),
+        change(&row(3, 1), &row(3, 0), "u"),
+        change(&row(3, 0), &row(3, 10), "u"),
+        change("null", &row(4, 0), "c"),
+        change(&row(4, 0), "null", "d"),
+    ];
+    for cut in ["1", "2", "3", "100"] {
+        let dir = with_input(&format!("{tables}{p}{LETTERS}{queries}"), &input.concat());
+        Millstream::new(dir.path(), &["run", "q.sql", "--quiet", "--max-batch-rows", cut]).run().ok();
+        assert_eq!(lines(&dir, "o.ndjson"), ["{\"n\":8}"], "cut {cut}");
+        assert_eq!(lines(&dir, "p.ndjson"), ["{\"n\":1}", "{\"n\":2}", "{\"n\":5}"], "cut {cut}");
+        // Each of the two queries rejects three rows that come, and the same three when they go.
+        assert_eq!(lines(&dir, "bad.ndjson").len(), 12, "cut {cut}");
+    }
+}
+
+#[test]
 fn an_adoption_that_does_not_fit_leaves_the_log_to_the_query_that_it_was_of() {
     let declared = "k VARCHAR, v BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts";
     let sql = |aggregate: &str| {

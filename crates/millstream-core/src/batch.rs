@@ -239,6 +239,10 @@ pub struct Dropped {
     pub partition: PartitionId,
     /// The row's place in it.
     pub place: Place,
+    /// Which of the rows of the record at that place it is, counted from 0, where the record holds several: the old and the
+    /// new row of a change. All of them where it is `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
     /// Why, for a person.
     pub reason: String,
     /// The row as it stood in the source, or as JSON where its bytes are no longer at hand. Bytes that are

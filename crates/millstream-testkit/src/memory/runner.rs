@@ -168,6 +168,7 @@ impl MemoryRunner {
                         source: part.source.clone(),
                         partition: range.partition.clone(),
                         place,
+                        part: None,
                         reason: reason.to_string(),
                         raw,
                     };

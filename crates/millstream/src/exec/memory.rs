@@ -44,9 +44,11 @@ impl Memory {
             tables => (format!(" ({})", tables.join(", ")), tables.join(", or ")),
         };
         Err(state_error(Error::input(format!(
-            "{operator} ({}) is to take back a row that never came: a changelog that it reads{tables} is not complete. It \
-             begins after that row was made, or the row it takes back differs from the one it gave. Declare a PRIMARY \
-             KEY (..) NOT ENFORCED on {which}: then the last row of each key is kept, and what is missing does no harm",
+            "{operator} ({}) is to take back a row that never came: a changelog that it reads{tables} is not complete, or the \
+             row was rejected when it came, because a result of it failed (it is in $rejected then). A changelog that is \
+             not complete begins after that row was made, or takes back a row that differs from the one it gave. Declare \
+             a PRIMARY KEY (..) NOT ENFORCED on {which}: then the last row of each key is kept, and what is missing does \
+             no harm; and guard what fails (NULLIF, TRY_CAST, CASE)",
             self.name
         ))))
     }

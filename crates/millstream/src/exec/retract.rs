@@ -25,7 +25,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter, take_arrays};
 use arrow::datatypes::{Int64Type, Schema, SchemaRef};
-use datafusion::common::{Result as DfResult, internal_datafusion_err, internal_err};
+use datafusion::common::{DataFusionError, Result as DfResult, internal_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -153,7 +153,9 @@ impl Operator<1> for RetractAggregateExec {
             true => self.consolidated(&batches)?,
             false => batches,
         };
-        let changes = self.changes(state, context.time_us, &concat_batches(&self.input, &rows)?)?;
+        let rows = concat_batches(&self.input, &rows)?;
+        let changes =
+            self.changes(state, context.time_us, &rows).map_err(|error| self.of_rows(&rows).unwrap_or(error))?;
         let frontier = context.frontier.map(|f| behind(f, self.lag_us));
         if let (Some(_), Some(frontier)) = (self.last, frontier) {
             state.drop_below(frontier.saturating_add(1));
@@ -220,6 +222,12 @@ impl RetractAggregateExec {
         let gone = weighted(&self.output, old_keys.into_iter().chain(old), found.rows.len(), -1)?;
         let come = weighted(&self.output, touched.keys.iter().cloned().chain(new), total, 1)?;
         changed.rows(&gone, &come)
+    }
+
+    /// The error of an expression that fails on a row: what a row that goes and fails was rejected for when it came, so that
+    /// it is unknown, is told first.
+    fn of_rows(&self, rows: &RecordBatch) -> Option<DataFusionError> {
+        self.measures.expressions().find_map(|expr| expr.evaluate(rows).err())
     }
 
     /// How many groups are there without a row: they are the first ones.

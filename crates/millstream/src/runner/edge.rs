@@ -44,8 +44,8 @@ pub struct Gate<'a> {
     pub time_us: i64,
     /// What is done about a row whose event time can't be computed.
     pub on_error: OnError,
-    /// Rows of the partition that are left out because an expression fails on them, by place.
-    pub left_out: HashMap<Place, &'a Dropped>,
+    /// Rows of the partition that are left out because an expression fails on them.
+    pub left_out: LeftOut<'a>,
 }
 
 /// A judged chunk.
@@ -54,6 +54,8 @@ pub struct Judged {
     pub rows: RecordBatch,
     /// Their places.
     pub places: Vec<Place>,
+    /// Which of the rows at their places they are, where some rows were left out.
+    pub parts: Option<Vec<Option<u32>>>,
     /// The others.
     pub dropped: Vec<Dropped>,
     /// The records of all of them, where the source has them.
@@ -86,8 +88,9 @@ impl Gate<'_> {
             })
             .collect();
         // Rows that are left out go first: the event time of one of them may be what fails.
-        let (rows, places) = self.leave_out(rows, places, &mut dropped)?;
-        let mut judged = Judged { rows, places, dropped, raw, shown_in_part: vec![] };
+        let mut judged = Judged { rows, places, parts: None, dropped: vec![], raw, shown_in_part: vec![] };
+        self.leave_out(&mut judged, &mut dropped)?;
+        judged.dropped = dropped;
         let Some(times) = self.times(&judged.rows)? else { return Ok(judged) };
         let mut keep: Option<Vec<bool>> = None;
         for (row, (place, time)) in judged.places.iter().zip(times).enumerate() {
@@ -108,8 +111,10 @@ impl Gate<'_> {
             judged.dropped.push(self.dropped(kind, *place, reason, shown));
         }
         let Some(keep) = keep else { return Ok(judged) };
-        let places = judged.places.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(place, _)| place);
-        judged.places = places.collect();
+        // Which rows of their records they are is known before some of them go.
+        let parts = judged.parts.take().unwrap_or_else(|| parts(&judged.places));
+        judged.parts = Some(kept(parts, &keep));
+        judged.places = kept(judged.places, &keep);
         judged.rows = filter_record_batch(&judged.rows, &BooleanArray::from(keep))?;
         judged.dropped.sort_by_key(|d| d.place);
         Ok(judged)
@@ -152,19 +157,19 @@ impl Gate<'_> {
         Verdict::Late(format!("the event time {} = {at} came when the watermark was {passed}", event_time.column))
     }
 
-    fn leave_out(
-        &self,
-        rows: RecordBatch,
-        places: Vec<Place>,
-        dropped: &mut Vec<Dropped>,
-    ) -> Result<(RecordBatch, Vec<Place>)> {
-        if self.left_out.is_empty() || !places.iter().any(|p| self.left_out.contains_key(p)) {
-            return Ok((rows, places));
+    fn leave_out(&self, judged: &mut Judged, dropped: &mut Vec<Dropped>) -> Result<()> {
+        if self.left_out.0.is_empty() || !judged.places.iter().any(|place| self.left_out.0.contains_key(place)) {
+            return Ok(());
         }
-        let keep: Vec<bool> = places.iter().map(|p| !self.left_out.contains_key(p)).collect();
-        dropped.extend(places.iter().filter_map(|p| self.left_out.get(p)).map(|d| (*d).clone()));
-        let places = places.into_iter().zip(&keep).filter(|(_, keep)| **keep).map(|(place, _)| place).collect();
-        Ok((filter_record_batch(&rows, &BooleanArray::from(keep))?, places))
+        let parts = parts(&judged.places);
+        let left_out = judged.places.iter().zip(&parts).map(|(place, part)| self.left_out.of(*place, *part));
+        let left_out: Vec<Option<&Dropped>> = left_out.collect();
+        dropped.extend(left_out.iter().flatten().map(|row| (*row).clone()));
+        let keep: Vec<bool> = left_out.iter().map(Option::is_none).collect();
+        judged.parts = Some(kept(parts, &keep));
+        judged.places = kept(std::mem::take(&mut judged.places), &keep);
+        judged.rows = filter_record_batch(&judged.rows, &BooleanArray::from(keep))?;
+        Ok(())
     }
 
     /// The event time of each row, or why it has none; nothing where the table has no event time.
@@ -177,14 +182,50 @@ impl Gate<'_> {
 
     fn dropped(&self, kind: DropKind, place: Place, reason: String, raw: String) -> Dropped {
         let (source, partition) = (self.edge.source.clone(), self.partition.clone());
-        Dropped { kind, source, partition, place, reason, raw }
+        Dropped { kind, source, partition, place, part: None, reason, raw }
     }
 }
 
-/// The rows of a batch that are left out, by source and partition.
-pub fn left_out_of<'a>(left_out: &'a [Dropped], source: &str, partition: &PartitionId) -> HashMap<Place, &'a Dropped> {
-    let of_partition = left_out.iter().filter(|d| d.source == source && d.partition == *partition);
-    of_partition.map(|d| (d.place, d)).collect()
+impl Judged {
+    /// Which of the rows at its place a row is, where there are several.
+    pub fn part(&self, row: usize) -> Option<u32> {
+        match &self.parts {
+            Some(parts) => parts.get(row).copied().flatten(),
+            None => parts(&self.places).get(row).copied().flatten(),
+        }
+    }
+}
+
+fn kept<T>(rows: Vec<T>, keep: &[bool]) -> Vec<T> {
+    rows.into_iter().zip(keep).filter(|(_, keep)| **keep).map(|(row, _)| row).collect()
+}
+
+/// For each row, which of the rows at its place it is, where there are several: they follow each other.
+fn parts(places: &[Place]) -> Vec<Option<u32>> {
+    let part = |of: &[Place]| match of.len() {
+        1 => vec![None],
+        several => (0u32..).take(several).map(Some).collect(),
+    };
+    places.chunk_by(|a, b| a == b).flat_map(part).collect()
+}
+
+/// Rows of a partition that are left out, by place.
+#[derive(Debug, Default)]
+pub struct LeftOut<'a>(HashMap<Place, Vec<&'a Dropped>>);
+
+impl<'a> LeftOut<'a> {
+    /// Those of the rows that are of the partition.
+    pub fn of_partition(left_out: &'a [Dropped], source: &str, partition: &PartitionId) -> Self {
+        let mut found: HashMap<Place, Vec<&Dropped>> = HashMap::new();
+        for row in left_out.iter().filter(|d| d.source == source && d.partition == *partition) {
+            found.entry(row.place).or_default().push(row);
+        }
+        Self(found)
+    }
+
+    fn of(&self, place: Place, part: Option<u32>) -> Option<&'a Dropped> {
+        self.0.get(&place)?.iter().copied().find(|row| row.part.is_none() || row.part == part)
+    }
 }
 
 /// The record at a place as text, no more of it than is kept.

@@ -30,7 +30,7 @@ use millstream_core::watermark::END_OF_TIME;
 use millstream_core::{Error, ErrorKind, Result};
 use millstream_state::StateStore;
 
-use self::edge::{Edge, Gate, Judged, as_json, left_out_of, raw_of};
+use self::edge::{Edge, Gate, Judged, LeftOut, as_json, raw_of};
 pub use self::side::Side;
 use self::side::Sides;
 use crate::changelog;
@@ -231,7 +231,7 @@ impl LocalRunner {
                 frontier: task.intent.frontier,
                 time_us: task.intent.time_us,
                 on_error: self.on_error,
-                left_out: left_out_of(task.left_out, &part.source, &range.partition),
+                left_out: LeftOut::of_partition(task.left_out, &part.source, &range.partition),
             };
             let Some(mut chunks) = opened.try_next().await? else { break };
             let (before, mut shown_in_part) = (read.dropped.len(), vec![]);
@@ -356,7 +356,8 @@ fn keep(
                 shown_in_part = Some(place);
                 as_json(&judged.rows, row)
             });
-            let row = Dropped { kind: DropKind::Rejected, source, partition, place, reason: String::new(), raw };
+            let (kind, part, reason) = (DropKind::Rejected, judged.part(row), String::new());
+            let row = Dropped { kind, source, partition, place, part, reason, raw };
             read.found = Some(UsedRow { row });
         }
         wanted.find = n.checked_sub(count);

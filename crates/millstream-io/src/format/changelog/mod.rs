@@ -2,7 +2,7 @@
 //!
 //! A record is an envelope around one row or several. It is decoded to the declared columns and a last one,
 //! [`WEIGHT`]: `+1` where a row came, `-1` where it went; an update is both, in this order: the old row goes, the new
-//! one comes. All rows of a record share its place, and a record is taken as a whole or rejected as a whole.
+//! one comes. All rows of a record share its place, and a record is decoded as a whole or rejected as a whole.
 //!
 //! Of a table with a PRIMARY KEY a row that goes needs no more than its key, so its other columns may be NULL
 //! whatever was declared; and an update needs no old row. Without one the old row must be whole, as it is what is
