@@ -83,7 +83,7 @@ fn terms(expr: &Expr, op: Operator) -> Vec<&Expr> {
 /// Whether an expression may fail on some value.
 fn can_fail(expr: &Expr, schema: &DFSchema) -> Result<bool> {
     /// Functions that people filter by, and that answer for every value.
-    const TOTAL: [&str; 24] = [
+    const TOTAL: [&str; 25] = [
         "btrim",
         "char_length",
         "character_length",
@@ -103,6 +103,7 @@ fn can_fail(expr: &Expr, schema: &DFSchema) -> Result<bool> {
         "replace",
         "reverse",
         "right",
+        "round_down",
         "rtrim",
         "starts_with",
         "strpos",

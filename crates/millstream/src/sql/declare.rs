@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr as SqlExpr, Ident};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use millstream_io::{METADATA_KEY, TableSpec, VIRTUAL_KEY};
 
+use super::casts;
 use super::catalog::{Catalog, Declared, Watermark};
 use super::diagnostic::{SqlError, did_you_mean};
 use super::names::Names;
@@ -51,7 +52,8 @@ pub fn declare(
             ColumnKind::Computed(expr) => {
                 let mut expr = expr.as_ref().clone();
                 super::parser::rewrite_expression(&mut expr)?;
-                names.expr(expr, &unmarked).map_err(|e| SqlError::from_datafusion(&e, tokens))?
+                let planned = names.expr(expr, &unmarked).and_then(|expr| casts::exact(expr, &unmarked));
+                planned.map_err(|e| SqlError::from_datafusion(&e, tokens))?
             }
         };
         if let Some(delay_us) = delay_us {

@@ -6,6 +6,7 @@
 //! the text ([`diagnostic`]). What can be planned but has no meaning on a stream is refused later, by `plan`.
 
 mod as_of;
+mod casts;
 pub mod catalog;
 mod declare;
 pub mod diagnostic;

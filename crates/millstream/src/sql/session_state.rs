@@ -12,6 +12,7 @@ use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::sql::sqlparser::ast::DataType as SqlType;
 
+use super::casts::Casts;
 use super::map_access::MapAccess;
 use super::not_in::NotInWithConditions;
 use super::set_functions::SetFunctions;
@@ -41,6 +42,8 @@ pub fn session_state() -> millstream_core::Result<SessionState> {
     // The first that plans an expression has it.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(MapAccess));
     let mut state = builder.build();
+    // After types were coerced.
+    state.add_analyzer_rule(Arc::new(Casts));
     let bug = |e| millstream_core::Error::bug("a function can't be registered").caused_by(e);
     functions::register(&mut state).map_err(bug)?;
     // It could make a column look like an event time or the end of a window.

@@ -11,13 +11,14 @@ use chrono::{
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Date32Builder, TimestampNanosecondBuilder};
 use datafusion::arrow::array::{TimestampMicrosecondBuilder, TimestampMillisecondBuilder, TimestampSecondBuilder};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
     DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType,
 };
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, exec_err, plan_err};
 
-use super::Argument::{Date, Integer, Text, Time};
+use super::Argument::{Date, Integer, Text, Time, TimeOrDate};
 use super::pattern::Pattern;
 use super::rows::{count, day, integer, integers, text, texts};
 use super::{Builtin, Returns};
@@ -31,8 +32,8 @@ pub fn functions() -> Vec<Builtin> {
     vec![
         Builtin::new("timestampadd", &[Text, Integer, Time], of_last(), timestampadd).checked(check_unit),
         Builtin::new("timestampdiff", &[Text, Time, Time], DataType::Int64, timestampdiff).checked(check_unit),
-        Builtin::new("floor_time", &[Text, Time], of_last(), |args| rounded(args, floor)).checked(check_unit),
-        Builtin::new("ceil_time", &[Text, Time], of_last(), |args| rounded(args, ceil)).checked(check_unit),
+        Builtin::new("floor_time", &[Text, TimeOrDate], of_last(), |args| rounded(args, floor)).checked(check_unit),
+        Builtin::new("ceil_time", &[Text, TimeOrDate], of_last(), |args| rounded(args, ceil)).checked(check_unit),
         Builtin::new("date_add", &[Date, Integer], DataType::Date32, |args| {
             dates(args, |date, days| add(date, Unit::Day, days))
         }),
@@ -259,6 +260,13 @@ fn whole_units(unit: Unit, from: NaiveDateTime, to: NaiveDateTime) -> Option<i64
 }
 
 fn rounded(args: &[ArrayRef], round: fn(NaiveDateTime, Unit) -> Option<NaiveDateTime>) -> Result<ArrayRef> {
+    if let [unit, dates] = args
+        && *dates.data_type() == DataType::Date32
+    {
+        // The unit of a date is a date.
+        let times = cast(dates, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+        return Ok(cast(&rounded(&[Arc::clone(unit), times], round)?, &DataType::Date32)?);
+    }
     let answer = |row| {
         let (Some(unit), Some(time)) = (unit(args, row)?, time(args, 1, row)?) else { return Ok(None) };
         match round(time, unit) {

@@ -100,6 +100,8 @@ enum Argument {
     Integer,
     /// A timestamp; a date, or text that is one, becomes one.
     Time,
+    /// A timestamp or a date, each as it is; text that is a timestamp becomes one.
+    TimeOrDate,
     /// A date, as `Date32`; a timestamp, or text that is one, becomes one.
     Date,
     /// Bytes, as `BinaryView`; text is its UTF-8.
@@ -124,6 +126,10 @@ impl Argument {
                 DataType::Date32 | DataType::Date64 => Some(DataType::Timestamp(TimeUnit::Microsecond, None)),
                 _ => text.then_some(DataType::Timestamp(TimeUnit::Microsecond, None)),
             },
+            Self::TimeOrDate => match from {
+                DataType::Date32 | DataType::Date64 => Some(DataType::Date32),
+                _ => Self::Time.coerce(from),
+            },
             Self::Date => {
                 let time = matches!(from, DataType::Date32 | DataType::Date64 | DataType::Timestamp(..));
                 (time || text).then_some(DataType::Date32)
@@ -139,6 +145,7 @@ impl Argument {
             Self::Text => "text",
             Self::Integer => "a whole number",
             Self::Time => "a timestamp",
+            Self::TimeOrDate => "a timestamp or a date",
             Self::Date => "a date",
             Self::Bytes => "text or bytes",
             Self::Boolean => "a condition",

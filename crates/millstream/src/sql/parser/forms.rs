@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod json;
+mod lengths;
 pub(super) mod syntax;
 
 use std::mem;
@@ -23,7 +24,8 @@ use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
 use super::{
-    as_of, complete, distinct_from, group_window, lateral, membership, scalars, set_operations, similar, tuples,
+    as_of, complete, distinct_from, group_window, lateral, membership, scalars, set_operations,
+    similar, tuples,
 };
 use crate::sql::diagnostic::SqlError;
 
@@ -112,6 +114,9 @@ impl VisitorMut for Forms<'_> {
         if let Err(error) = complete::select(select, self.places) {
             return ControlFlow::Break(error);
         }
+        if let Err(error) = lengths::of_named_windows(&select.named_window) {
+            return ControlFlow::Break(error);
+        }
         as_of::joins(select)?;
         group_window::into_from(select);
         name_fields_of_rows(select);
@@ -129,7 +134,12 @@ impl VisitorMut for Forms<'_> {
         self.depth += 1;
         if self.depth <= DEPTH_MAX {
             distinct_from::regrouped(expr);
-            return ControlFlow::Continue(());
+            let lengths = match expr {
+                Expr::Function(function) => lengths::of_call(function),
+                Expr::Interval(interval) => lengths::of_interval(interval),
+                _ => Ok(()),
+            };
+            return lengths.map_or_else(ControlFlow::Break, ControlFlow::Continue);
         }
         let reason = format!(
             "an expression is nested {DEPTH_MAX} deep at the most, and a chain of OR or + nests with each of its terms: \
