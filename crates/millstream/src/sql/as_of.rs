@@ -12,9 +12,9 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 use std::sync::Arc;
 
-use super::catalog::{AsOfTable, Reading};
 use super::diagnostic::{SqlError, parser_span};
 use super::parser::AS_OF_TIME;
+use super::tables::{AsOfTable, Reading};
 use crate::temporal::{AsOf, TemporalJoin, equality};
 use crate::window::{is_event_time, is_processing_time};
 

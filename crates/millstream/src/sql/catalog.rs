@@ -1,33 +1,28 @@
 //! What a name in FROM or INSERT INTO means: declared tables, views, and files by their path.
 //!
 //! A declared table is opened when a query first reads it, and not before: one that is only written to never
-//! is. DataFusion's planner gets a [`StreamTable`] to scan; it is never executed by DataFusion, the plan room
-//! replaces the scan.
+//! is. DataFusion's planner gets a [`StreamTable`] to scan.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::Session;
-use datafusion::common::{DataFusionError, Result as PlanResult, TableReference, internal_err};
-use datafusion::datasource::{TableProvider, TableType, provider_as_source};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::datasource::{TableProvider, provider_as_source};
+use datafusion::logical_expr::{LogicalPlan, TableSource};
 use millstream_core::Result;
 use millstream_core::lookup::LookupTable;
 use millstream_core::sink::{OutputKind, Sink};
 use millstream_core::source::SourceTable;
 use millstream_io::{Options, TableSpec};
 
-use crate::changelog::{is_weighted, without_weight};
-
 use super::diagnostic::{SqlError, did_you_mean};
 use super::parser::AS_OF;
+use super::tables::{AsOfTable, Declared, Derived, Reading, StreamTable, scanned};
+use crate::changelog::without_weight;
 
 /// Opens what CREATE TABLE declares. Implement it to add connectors.
 pub trait Connectors: Send + Sync + Debug {
@@ -86,140 +81,6 @@ impl Connectors for BuiltIn {
     fn sink(&self, table: &TableSpec, query: &str, kind: OutputKind, schema: SchemaRef) -> Result<Box<dyn Sink>> {
         millstream_io::sink::sink(table, query, kind, schema)
     }
-}
-
-/// The event time of a table.
-#[derive(Clone, Debug)]
-pub struct Watermark {
-    /// The event-time column, physical or computed.
-    pub column: String,
-    /// How far the watermark stays behind the largest time seen, in microseconds.
-    pub delay_us: i64,
-    /// The event time of a row, over the table's physical columns.
-    pub expr: Expr,
-}
-
-/// A table that rows are streamed from, as the planner scans it: its physical columns only.
-#[derive(Clone, Debug)]
-pub struct StreamTable {
-    /// The table's name.
-    pub name: String,
-    /// As it was declared. The schema's event-time column says that it is one, in its metadata.
-    pub spec: TableSpec,
-    /// Its event time, where it has one.
-    pub watermark: Option<Watermark>,
-    /// What rows are read from.
-    pub source: Arc<dyn SourceTable>,
-}
-
-impl StreamTable {
-    /// A stream of the caller's own, without an event time: what a table function can answer with.
-    pub fn of(name: &str, source: Arc<dyn SourceTable>) -> Self {
-        let spec = TableSpec {
-            name: name.to_string(),
-            schema: without_weight(&source.schema()),
-            options: Options::default(),
-            partitioned_by: vec![],
-            primary_key: vec![],
-            base_dir: PathBuf::new(),
-        };
-        Self { name: name.to_string(), spec, watermark: None, source }
-    }
-
-    /// Whether its rows come and go: its source then has one column more than were declared, the weight.
-    pub fn is_changelog(&self) -> bool {
-        is_weighted(&self.source.schema()) && !is_weighted(&self.spec.schema)
-    }
-
-    /// The columns of its PRIMARY KEY.
-    pub fn primary_key(&self) -> Vec<usize> {
-        self.spec.primary_key.iter().filter_map(|name| self.source.schema().index_of(name).ok()).collect()
-    }
-
-    /// Whether a row can be taken back by a later one.
-    pub fn changes(&self) -> bool {
-        self.is_changelog() || !self.spec.primary_key.is_empty()
-    }
-
-    /// Its event time, where its rows are judged by it. Rows that change are not: no window closes over them, and one
-    /// that is taken back may be known by its key alone.
-    pub fn event_time(&self) -> Option<&Watermark> {
-        self.watermark.as_ref().filter(|_| !self.changes())
-    }
-}
-
-#[async_trait]
-impl TableProvider for StreamTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.spec.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        _projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        internal_err!("the scan of the stream '{}' was not replaced by one that reads batches", self.name)
-    }
-}
-
-/// A table as the right side of `FOR SYSTEM_TIME AS OF`: it is read as of a time, and not streamed.
-#[derive(Clone, Debug)]
-pub struct AsOfTable {
-    /// As it was declared. The schema's event-time column says that it is one, in its metadata.
-    pub spec: TableSpec,
-    /// Its event time, where it has one.
-    pub watermark: Option<Watermark>,
-    /// How it is read.
-    pub reading: Reading,
-}
-
-/// How a table is read as of a time.
-#[derive(Clone, Debug)]
-pub enum Reading {
-    /// All its rows.
-    Rows(Arc<dyn SourceTable>),
-    /// By key: these connectors make the table that is asked.
-    Keys(Arc<dyn Connectors>),
-}
-
-#[async_trait]
-impl TableProvider for AsOfTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.spec.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        _projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
-        internal_err!("the scan of '{}' as of a time was not replaced", self.spec.name)
-    }
-}
-
-/// A table as CREATE TABLE declares it.
-#[derive(Clone, Debug)]
-pub struct Declared {
-    /// Its physical columns and its options.
-    pub spec: TableSpec,
-    /// Its event time, where it has one.
-    pub watermark: Option<Watermark>,
-    /// All columns in their order, computed ones as expressions over the physical ones. Empty where all
-    /// columns are physical.
-    pub projection: Vec<Expr>,
 }
 
 enum Entry {
@@ -426,18 +287,6 @@ impl Catalog {
     }
 }
 
-/// What is scanned under this name: the table's physical columns, and the computed ones over them.
-fn scanned(name: &str, table: &Declared, source: Arc<dyn TableSource>) -> Result<Arc<dyn TableSource>, SqlError> {
-    if table.projection.is_empty() {
-        return Ok(source);
-    }
-    // As it stands: a name in a string would be made lower-case.
-    let plan = LogicalPlanBuilder::scan(TableReference::bare(name), source, None)
-        .and_then(|scan| scan.project(table.projection.clone())?.build())
-        .map_err(|e| SqlError::from_datafusion(&e, &[]))?;
-    Ok(Arc::new(Derived::new(plan)))
-}
-
 fn not_found(name: &str, entries: &BTreeMap<String, Entry>) -> SqlError {
     let names = || entries.keys().map(String::as_str);
     let known = match (entries.len(), did_you_mean(name, names())) {
@@ -452,33 +301,6 @@ fn not_found(name: &str, entries: &BTreeMap<String, Entry>) -> SqlError {
 fn is_path(name: &str) -> bool {
     name.contains(['/', '*', '?', '\\'])
         || name.rsplit_once('.').is_some_and(|(stem, end)| !stem.is_empty() && !end.is_empty())
-}
-
-/// A table that is a plan: a view, or a declared table with computed columns.
-struct Derived {
-    plan: LogicalPlan,
-    schema: SchemaRef,
-}
-
-impl Derived {
-    fn new(plan: LogicalPlan) -> Self {
-        let schema: &Schema = plan.schema().as_arrow();
-        Self { schema: Arc::new(schema.clone()), plan }
-    }
-}
-
-impl TableSource for Derived {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
-        Some(Cow::Borrowed(&self.plan))
-    }
 }
 
 impl From<SqlError> for Box<DataFusionError> {

@@ -11,10 +11,11 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use millstream_io::{METADATA_KEY, TableSpec, VIRTUAL_KEY};
 
 use super::casts;
-use super::catalog::{Catalog, Declared, Watermark};
+use super::catalog::Catalog;
 use super::diagnostic::{SqlError, did_you_mean};
 use super::names::Names;
 use super::parser::{ColumnKind, CreateTable, Spanned, WatermarkClause};
+use super::tables::{Declared, Watermark};
 use super::window_functions::interval_us;
 use crate::window::{EPOCH_KEY, with_watermark};
 

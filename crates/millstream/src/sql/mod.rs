@@ -22,6 +22,7 @@ pub mod parser;
 pub mod session_state;
 mod set_functions;
 mod simplify;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod unnest;
@@ -39,14 +40,13 @@ use millstream_core::{Error, Result};
 use millstream_io::TableSpec;
 
 pub use as_of::{AsOfTime, joins as joins_as_of, table_of};
-pub use catalog::{
-    AsOfTable, BuiltIn, Catalog, Connectors, Declared, ImpliedTables, LookupConnectors, Reading, StreamTable, Watermark,
-};
+pub use catalog::{BuiltIn, Catalog, Connectors, ImpliedTables, LookupConnectors};
 pub use diagnostic::{SourceText, SqlError};
 pub use not_in::NotInWithConditions;
 pub use parser::{Emit, StateHint};
 pub use session_state::session_state;
 pub use simplify::Simplify;
+pub use tables::{AsOfTable, Declared, Reading, StreamTable, Watermark};
 
 use crate::settings::Settings;
 use crate::stack::on_large_stack;

@@ -15,9 +15,10 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Query, Statement};
 
-use super::catalog::{Catalog, StreamTable};
+use super::catalog::Catalog;
 use super::diagnostic::did_you_mean;
 use super::session_state::Types;
+use super::tables::StreamTable;
 
 /// The schema of the tables that operators keep: `state.<operator>`.
 const STATE: &str = "state";
