@@ -86,7 +86,7 @@ async fn show(planner: &Planner, query: PlannedQuery) -> Result<()> {
     let mut shown = vec![];
     let (mut count, mut more) = (0, false);
     while let Some(batch) = rows.next().await {
-        let batch = batch.map_err(failed)?;
+        let batch = batch.map_err(|e| query.error_of_run(&e))?;
         let room = ROWS_MAX.saturating_sub(count);
         more |= batch.num_rows() > room;
         shown.push(batch.slice(0, batch.num_rows().min(room)));

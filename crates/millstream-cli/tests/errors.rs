@@ -370,3 +370,20 @@ fn the_demo_is_killed_and_goes_on_and_its_whole_answer_is_verified() {
     let wrong = Millstream::new(dir.path(), &["demo", "--verify"]).run();
     assert!(!wrong.status.success(), "{wrong:?}");
 }
+
+#[test]
+fn an_expression_that_fails_on_a_row_of_a_batch_job_is_named_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("t.ndjson"), "{\"n\":1,\"v\":2}\n{\"n\":1,\"v\":0}\n").unwrap();
+    let refused = |sql: &str, words: &[&str]| {
+        Millstream::new(dir.path(), &["sql", "-c", sql]).run().fails_with(3, words);
+    };
+    refused(
+        "SELECT n,\n 10 / v AS x FROM 't.ndjson' WHERE n > 0",
+        &["command line:2:7: '10 / t.ndjson.v' divides by zero on a row", "NULLIF"],
+    );
+    refused(
+        "SELECT CAST('a' || v AS INT) FROM 't.ndjson'",
+        &["command line: an expression fails on a row: ", "TRY_CAST"],
+    );
+}

@@ -2,13 +2,14 @@
 
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, Subquery, Volatility};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use millstream_core::Error;
 
 use super::clock;
-use crate::sql::PlannedQuery;
+use crate::sql::diagnostic::parser_span;
+use crate::sql::{PlannedQuery, SUBQUERY, SqlError};
 
 /// A query that can't be streamed.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub enum Refusal {
         /// The nearest thing that works.
         instead: String,
     },
-    /// A hint that nothing is found for.
+    /// Something at a place that is known: a hint that nothing is found for, a subquery.
     Hint {
         /// Its place.
         span: Span,
@@ -86,7 +87,7 @@ impl Refusal {
             LogicalPlan::RecursiveQuery(_) => {
                 Self::new("RECURSIVE", format!("WITH RECURSIVE {LATER}"), "write the steps as views")
             }
-            LogicalPlan::Subquery(_) => subquery(),
+            LogicalPlan::Subquery(of) => subquery(of),
             other => {
                 Self::new("SELECT", format!("{} {LATER}", other.display()), "see docs/sql.md for what can be streamed")
             }
@@ -157,7 +158,10 @@ impl Refusal {
 
 fn of_expression(expr: &Expr) -> Option<Refusal> {
     match expr {
-        Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => Some(subquery()),
+        Expr::ScalarSubquery(of) => Some(subquery(of)),
+        Expr::Exists(of) => Some(subquery(&of.subquery)),
+        Expr::InSubquery(of) => Some(subquery(&of.subquery)),
+        Expr::SetComparison(of) => Some(subquery(&of.subquery)),
         Expr::ScalarFunction(call)
             if call.func.signature().volatility == Volatility::Volatile && !clock::is_replayable(&call.func) =>
         {
@@ -188,11 +192,18 @@ fn volatile(name: &str) -> Refusal {
     )
 }
 
-fn subquery() -> Refusal {
-    Refusal::new(
-        "SELECT",
-        "this subquery can't become a join, which it has to on a stream",
-        "relate it to the rows around it by equality alone, aggregate it, or write it as a join; ROW_NUMBER() ranks where it has a \
-         LIMIT",
-    )
+fn subquery(of: &Subquery) -> Refusal {
+    let first = |spans: &datafusion::common::Spans| spans.first().map(parser_span);
+    let mut span = first(&of.spans);
+    let _ = of.subquery.apply_with_subqueries(|node| {
+        for expr in node.expressions() {
+            let found = expr.column_refs().into_iter().filter_map(|column| first(&column.spans));
+            span = span.into_iter().chain(found).min_by_key(|s| (s.start.line, s.start.column));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match span {
+        Some(span) => Refusal::Hint { span, message: SUBQUERY.to_string() },
+        None => Refusal::Plan(Box::new(SqlError::somewhere(SUBQUERY).into())),
+    }
 }

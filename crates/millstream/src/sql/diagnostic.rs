@@ -14,6 +14,8 @@ use millstream_core::{Error, ErrorKind};
 use millstream_io::options::nearest;
 use millstream_io::secret::hidden;
 
+use super::planner_errors::{of_another_query, place_of_clause, place_of_quoted_word, place_of_subquery, plain, said};
+
 /// A text of SQL and what it is called: the path of its file, or `<sql>`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SourceText {
@@ -143,7 +145,14 @@ impl SqlError {
     pub fn from_datafusion(error: &DataFusionError, tokens: &[TokenWithSpan]) -> Self {
         let mut found = from_datafusion(error);
         if found.span.is_none() {
-            found.span = place_of_quoted_word(&found.message, tokens);
+            found = of_another_query(found, tokens);
+        }
+        if found.span.is_none() && found.message.contains("subquery") {
+            found.span = place_of_subquery(tokens);
+        }
+        if found.span.is_none() {
+            found.span =
+                place_of_quoted_word(&found.message, tokens).or_else(|| place_of_clause(&found.message, tokens));
         }
         found
     }
@@ -228,7 +237,16 @@ fn from_datafusion(error: &DataFusionError) -> SqlError {
             (None, None) => SqlError::somewhere(inner.to_string()),
         },
         DataFusionError::SchemaError(schema, _) => from_schema_error(schema),
-        other => SqlError::somewhere(plain(&other.message())),
+        DataFusionError::NotImplemented(what) => {
+            let what = said(&plain(what));
+            let complete = ["not", "Unsupported", "unsupported", "can't"].iter().any(|word| what.contains(word));
+            SqlError::somewhere(if complete {
+                what
+            } else {
+                format!("{what} is not supported: docs/sql.md says what is")
+            })
+        }
+        other => SqlError::somewhere(said(&plain(&other.message()))),
     }
 }
 
@@ -318,28 +336,6 @@ pub fn did_you_mean<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -
         Some(candidate) => format!("; did you mean '{candidate}'?"),
         None => String::new(),
     }
-}
-
-/// DataFusion's message without what it puts before it and after it.
-fn plain(message: &str) -> String {
-    let message = message.lines().map(str::trim_end).collect::<Vec<_>>().join(" ");
-    let cut = message.find("This issue was likely caused by").unwrap_or(message.len());
-    message.get(..cut).unwrap_or(&message).trim_end_matches(['.', ' ']).to_string()
-}
-
-/// Some of DataFusion's errors have no place, but quote the word that they are about.
-fn place_of_quoted_word(message: &str, tokens: &[TokenWithSpan]) -> Option<Span> {
-    let quoted = message.split(['\'', '"', '`']).skip(1).step_by(2);
-    let mut words = quoted.flat_map(|q| q.split(|c: char| !c.is_alphanumeric() && c != '_')).filter(|w| !w.is_empty());
-    words.find_map(|word| {
-        let is_word = |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
-        tokens.iter().find(is_word).map(|t| t.span)
-    })
-    .or_else(|| {
-        // A path in FROM is text to the parser, and loses its place there.
-        let is_path = |t: &&TokenWithSpan| matches!(&t.token, Token::SingleQuotedString(s) if message.contains(s.as_str()) && s.len() > 3);
-        tokens.iter().find(is_path).map(|t| t.span)
-    })
 }
 
 #[cfg(test)]

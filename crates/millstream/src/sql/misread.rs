@@ -7,7 +7,7 @@ use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, FetchType, LogicalPlan, Operator, SkipType, Subquery};
 use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
-use super::diagnostic::SqlError;
+use super::diagnostic::{SqlError, parser_span};
 use super::parser::Places;
 
 /// Refuses a planned query that would be answered as another one.
@@ -59,7 +59,7 @@ fn check_comparisons(plan: &LogicalPlan, tokens: &[TokenWithSpan]) -> Result<(),
         let mixed = |l: &Expr, r: &Expr| (text(l) && number(r)) || (text(r) && number(l));
         let mut look = |l: &Expr, r: &Expr| {
             if found.is_none() && mixed(l, r) {
-                found = Some(if text(l) { (l.to_string(), r.to_string()) } else { (r.to_string(), l.to_string()) });
+                found = Some(if text(l) { (l.clone(), r.clone()) } else { (r.clone(), l.clone()) });
             }
         };
         if let LogicalPlan::Join(join) = node {
@@ -80,10 +80,26 @@ fn check_comparisons(plan: &LogicalPlan, tokens: &[TokenWithSpan]) -> Result<(),
     walked.map_err(|e| SqlError::from_datafusion(&e, tokens))?;
     match found {
         None => Ok(()),
-        Some((text, number)) => Err(SqlError::somewhere(format!(
-            "{text} is text and {number} is a number: compare text with text ('1'), or write TRY_CAST({text} AS BIGINT), which \
-             is NULL where it is no number"
-        ))),
+        Some((text, number)) => {
+            let columns = [&text, &number].map(Expr::column_refs);
+            let place = columns.iter().flatten().find_map(|column| column.spans.first()).map(parser_span);
+            let reason = format!(
+                "{} is text and {} is a number: compare text with text ('1'), or write TRY_CAST({} AS BIGINT), which is NULL \
+                 where it is no number",
+                plain(&text),
+                plain(&number),
+                plain(&text)
+            );
+            Err(SqlError { span: place, ..SqlError::somewhere(reason) })
+        }
+    }
+}
+
+/// An expression as it is written: a constant without its type.
+fn plain(expr: &Expr) -> String {
+    match expr {
+        Expr::Literal(value, _) => value.to_string(),
+        other => other.to_string(),
     }
 }
 

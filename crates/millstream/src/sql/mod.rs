@@ -19,6 +19,8 @@ mod names;
 mod not_in;
 mod option_place;
 pub mod parser;
+mod planned;
+mod planner_errors;
 pub mod session_state;
 mod set_functions;
 mod simplify;
@@ -35,8 +37,8 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::Ident;
-use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
-use millstream_core::{Error, Result};
+use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
+use millstream_core::Result;
 use millstream_io::TableSpec;
 
 pub use as_of::{AsOfTime, joins as joins_as_of, table_of};
@@ -44,6 +46,8 @@ pub use catalog::{BuiltIn, Catalog, Connectors, ImpliedTables, LookupConnectors}
 pub use diagnostic::{SourceText, SqlError};
 pub use not_in::NotInWithConditions;
 pub use parser::{Emit, StateHint};
+pub use planned::PlannedQuery;
+pub use planner_errors::{SUBQUERY, of_optimizer};
 pub use session_state::session_state;
 pub use simplify::Simplify;
 pub use tables::{AsOfTable, Declared, Reading, StreamTable, Watermark};
@@ -63,81 +67,6 @@ pub struct Pipeline {
     pub tables: Vec<TableSpec>,
     /// The queries, in the order of the text.
     pub queries: Vec<PlannedQuery>,
-}
-
-/// A query that is to be run, or explained.
-#[derive(Clone, Debug)]
-pub struct PlannedQuery {
-    /// Its name: that of the table it writes to, or `query`; numbered where it is taken.
-    pub name: String,
-    /// The statement as it was written.
-    pub sql: String,
-    /// The table that it writes to; `None` where its answer is shown.
-    pub sink: Option<TableSpec>,
-    /// When its answer is given; `None` where that is left to the query's kind.
-    pub emit: Option<Emit>,
-    /// It is to be explained, not run.
-    pub explain: bool,
-    /// What SET said before it.
-    pub settings: Settings,
-    /// What hints say of how long tables are remembered.
-    pub hints: Vec<StateHint>,
-    /// Its plan, neither analyzed nor optimized. Where there is a sink, it has the sink's columns.
-    pub plan: LogicalPlan,
-    source: Arc<SourceText>,
-    span: Span,
-    tokens: Vec<TokenWithSpan>,
-    options: OptionPlaces,
-}
-
-impl PlannedQuery {
-    /// The statement's place in the text.
-    pub fn span(&self) -> Span {
-        self.span
-    }
-
-    /// The text it stands in.
-    pub fn source(&self) -> &SourceText {
-        &self.source
-    }
-
-    /// An error that DataFusion found in the plan, with its place in the text.
-    pub fn error(&self, error: &DataFusionError) -> Error {
-        let error = SqlError::from_datafusion(error, &self.tokens);
-        self.source.error_of(&error.or_at(self.first_token()))
-    }
-
-    /// An error about a place in the text.
-    pub fn error_at(&self, span: Span, message: &str) -> Error {
-        self.source.error(Some(span), message)
-    }
-
-    /// An error of the sink that the query writes to, at the option of the table that it is about.
-    pub fn error_of_sink(&self, error: &Error) -> Error {
-        let table = self.sink.as_ref().map(|sink| sink.name.as_str()).unwrap_or_default();
-        let message = error.to_string();
-        let span = self.options.find(table, &message).unwrap_or(self.first_token());
-        self.source.error_of(&SqlError { span: Some(span), message, kind: error.kind() })
-    }
-
-    /// An error about an expression of the plan, at the first of its columns that knows its place.
-    pub fn error_at_expr(&self, expr: &Expr, message: &str) -> Error {
-        let spans = expr.column_refs().into_iter().filter_map(|c| c.spans().first()).map(diagnostic::parser_span);
-        let span = spans.min_by_key(|s| (s.start.line, s.start.column));
-        self.source.error(Some(span.unwrap_or(self.first_token())), message)
-    }
-
-    /// An error about a word of the statement (`ORDER`, `LIMIT`, a function's name), at its first place there; at
-    /// the statement's first word where it is not.
-    pub fn error_at_word(&self, word: &str, message: &str) -> Error {
-        let is_word = |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
-        let span = self.tokens.iter().find(is_word).map_or(self.first_token(), |t| t.span);
-        self.source.error(Some(span), message)
-    }
-
-    fn first_token(&self) -> Span {
-        self.tokens.first().map_or(self.span, |t| t.span)
-    }
 }
 
 /// Plans texts of SQL, one after the other, over one catalog.
@@ -348,7 +277,7 @@ impl Planner {
         self.state
             .analyzer()
             .execute_and_check(plan.clone(), self.state.config_options(), |_, _| {})
-            .map_err(failed)?;
+            .map_err(|e| failed(of_optimizer(e)))?;
         Ok(plan)
     }
 

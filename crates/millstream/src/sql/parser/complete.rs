@@ -44,8 +44,7 @@ pub fn query(query: &Query, places: Places<'_>) -> Checked {
         body,
         order_by,
         limit_clause: _,
-        // Refused by DataFusion's planner.
-        fetch: _,
+        fetch,
         locks,
         for_clause,
         settings,
@@ -55,6 +54,10 @@ pub fn query(query: &Query, places: Places<'_>) -> Checked {
     } = query;
     of_body(body)?;
     let near = query.span();
+    if matches!(body.as_ref(), SetExpr::Insert(_)) {
+        let reason = "WITH stands behind the table that is written to: INSERT INTO t WITH q AS (..) SELECT .. FROM q";
+        return Err(SqlError { message: reason.to_string(), ..places.refuse(&["INSERT"], near, "") });
+    }
     if let Some(with) = with {
         of_with(with)?;
     }
@@ -70,6 +73,11 @@ pub fn query(query: &Query, places: Places<'_>) -> Checked {
     };
     none_of(
         [
+            (
+                fetch.as_ref().is_some_and(|f| f.with_ties || f.percent),
+                &["FETCH"],
+                "with PERCENT or TIES: FETCH FIRST n ROWS ONLY is LIMIT n, and RANK() .. <= n has ties",
+            ),
             (
                 !locks.is_empty(),
                 &["FOR"],
@@ -132,7 +140,7 @@ pub fn select(select: &Select, places: Places<'_>) -> Checked {
         optimizer_hints: _,
         distinct: _,
         select_modifiers,
-        // TOP, LATERAL VIEW, CLUSTER BY and SORT BY are refused by DataFusion's planner.
+        // TOP, LATERAL VIEW, CLUSTER BY and SORT BY are refused with the other words of other dialects.
         top: _,
         top_before_distinct: _,
         projection: _,

@@ -24,7 +24,7 @@ use super::complete::Places;
 use super::json_operators::{bind, is_json_operator, nothing};
 use super::rewrite::{fetch_as_limit, name_fields_of_rows};
 use super::{
-    as_of, complete, distinct_from, group_window, lateral, membership, scalars, set_operations,
+    as_of, complete, distinct_from, group_window, lateral, membership, other_dialects, scalars, set_operations,
     similar, tuples,
 };
 use crate::sql::diagnostic::SqlError;
@@ -111,7 +111,8 @@ impl VisitorMut for Forms<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
-        if let Err(error) = complete::select(select, self.places) {
+        let checked = complete::select(select, self.places);
+        if let Err(error) = checked.and_then(|()| other_dialects::select(select, self.places)) {
             return ControlFlow::Break(error);
         }
         if let Err(error) = lengths::of_named_windows(&select.named_window) {
@@ -127,7 +128,8 @@ impl VisitorMut for Forms<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<SqlError> {
-        complete::table(table, self.places).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        let checked = complete::table(table, self.places).and_then(|()| other_dialects::table(table, self.places));
+        checked.map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {

@@ -14,6 +14,7 @@ mod hints;
 mod json_operators;
 mod lateral;
 mod membership;
+mod other_dialects;
 mod outermost;
 mod qualify;
 mod rewrite;
