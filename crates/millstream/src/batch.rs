@@ -38,7 +38,7 @@ use crate::plan::{
     BatchTime, StreamPlanner, arrival_in_batch, bind_clock, distinct_on_as_rank, guard, guard_inputs, temporal_in_batch,
 };
 use crate::set_op::CountedSetOp;
-use crate::sql::{StreamTable, of_optimizer};
+use crate::sql::{StreamTable, asks_queries, of_optimizer};
 use crate::stack::on_large_stack;
 use crate::temporal::TemporalJoin;
 
@@ -128,9 +128,9 @@ pub async fn answer_and_note(
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
     let planned = on_large_stack(|| {
-        let plan = guard(guard_inputs(
-            state.optimize(&arrival_in_batch(distinct_on_as_rank(plan.data)?)?).map_err(of_optimizer)?,
-        )?)?;
+        let plan = arrival_in_batch(distinct_on_as_rank(plan.data)?)?;
+        let optimized = state.optimize(&plan).map_err(|e| of_optimizer(e, asks_queries(&plan)))?;
+        let plan = guard(guard_inputs(optimized)?)?;
         futures::executor::block_on(BatchPlanner.create_physical_plan(&plan, state))
     });
     let plan = planned.map_err(|e| DataFusionError::External(Box::new(e)))??;

@@ -13,7 +13,7 @@ use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Sort, WindowFunction};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Projection, Window, lit};
 
-use super::incremental::{ColumnFact, Edge, Rewrite, Rewritten, bare, source_column};
+use super::incremental::{ColumnFact, Edge, EmitMode, Rewrite, Rewritten, bare, source_column};
 use super::lifetime::named;
 use super::nodes::extension;
 use super::over::{call, fingerprint, rank_kind};
@@ -78,7 +78,8 @@ impl Rewrite {
         let partition = window.params.partition_by.clone();
         Refusal::check_clock(&partition, "in a ranking")?;
         let (_, rank) = node.schema.qualified_field(node.input.schema().fields().len());
-        if by.asc {
+        // It has no window that could close, which is said there.
+        if by.asc || self.emit == EmitMode::OnWindowClose {
             let function = row_number(partition, vec![]).alias(rank.name());
             return self.ranking(vec![function], Some(first), input.clone()).map(Some);
         }
@@ -106,7 +107,7 @@ impl Rewrite {
         let schema = DFSchema::new_with_metadata(fields.collect(), plan.schema().metadata().clone())?;
         let lifetime = self.lifetimes.of_any();
         let name = format!("last-{:016x}", fingerprint(&format!("{keys:?}|{}", plan.display_indent())));
-        let (name, table) = (named(name, lifetime), "the last rows".to_string());
+        let (name, table) = (named(name, lifetime), "what came".to_string());
         let last = StreamUpsert { input: plan, table, keys: keys.clone(), schema: Arc::new(schema), lifetime, name };
         let one = lit(ScalarValue::UInt64(Some(1))).alias(rank);
         let select = columns.into_iter().map(Expr::Column).chain([one, Expr::Column(Column::new_unqualified(WEIGHT))]);

@@ -36,7 +36,7 @@ use crate::changelog::is_weighted;
 use crate::runner::edge::Edge;
 use crate::runner::event_time::EventTime;
 use crate::runner::{Input, Side};
-use crate::sql::{AsOfTable, Reading, StreamTable, of_optimizer};
+use crate::sql::{AsOfTable, Reading, StreamTable, asks_queries, of_optimizer};
 use crate::stack::on_large_stack;
 use crate::temporal::TemporalJoin;
 use crate::window::Dedup;
@@ -120,7 +120,8 @@ async fn compile_here(plan: LogicalPlan, asked: Asked, state: &SessionState) -> 
     refuse_early(&plan)?;
     // A table that can't be streamed may still become constant rows: what is wrong with it is said when it has not.
     let named = used_tables(&plan).unwrap_or_default();
-    let plan = guard_inputs(rules::optimize(plan, state).map_err(of_optimizer)?)?;
+    let asks = asks_queries(&plan);
+    let plan = guard_inputs(rules::optimize(plan, state).map_err(|e| of_optimizer(e, asks))?)?;
     let forgets = lifetimes.forgets();
     let time_domain = TimeDomain::of(&plan)?;
     let edge = incremental::rewrite(&plan, emit, time_domain, lifetimes)?;

@@ -190,10 +190,17 @@ impl Merging<'_> {
     }
 
     fn factor(&self, factor: &mut TableFactor) -> Result<Scope, SqlError> {
-        if let TableFactor::NestedJoin { table_with_joins, alias: None } = factor
+        if let TableFactor::NestedJoin { table_with_joins, alias } = factor
             && merges(table_with_joins)
         {
-            return self.tables(table_with_joins);
+            return match alias {
+                None => self.tables(table_with_joins),
+                Some(alias) => {
+                    let reason = "a join in parentheses has no name of its own where it merges columns: write it as a query, \
+                                  (SELECT * FROM a JOIN b USING (k)) AS j";
+                    Err(SqlError::new(alias.name.span, reason))
+                }
+            };
         }
         if let Some((table, columns)) = named_columns(factor) {
             let table = TableReference::bare(table);
@@ -229,7 +236,7 @@ impl Merging<'_> {
 
 fn merges(tables: &TableWithJoins) -> bool {
     let nested = |factor: &TableFactor| match factor {
-        TableFactor::NestedJoin { table_with_joins, alias: None } => merges(table_with_joins),
+        TableFactor::NestedJoin { table_with_joins, .. } => merges(table_with_joins),
         _ => false,
     };
     let constraint = |join: &Join| {

@@ -47,7 +47,7 @@ pub use diagnostic::{SourceText, SqlError};
 pub use not_in::NotInWithConditions;
 pub use parser::{Emit, StateHint};
 pub use planned::PlannedQuery;
-pub use planner_errors::{SUBQUERY, of_optimizer};
+pub use planner_errors::{SUBQUERY, asks_queries, of_optimizer};
 pub use session_state::session_state;
 pub use simplify::Simplify;
 pub use tables::{AsOfTable, Declared, Reading, StreamTable, Watermark};
@@ -277,7 +277,7 @@ impl Planner {
         self.state
             .analyzer()
             .execute_and_check(plan.clone(), self.state.config_options(), |_, _| {})
-            .map_err(|e| failed(of_optimizer(e)))?;
+            .map_err(failed)?;
         Ok(plan)
     }
 

@@ -1,6 +1,8 @@
 //! What DataFusion says of a query that it can't plan, as a reader of SQL understands it, and where that stands.
 
 use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::diagnostic::SqlError;
@@ -10,13 +12,25 @@ pub const SUBQUERY: &str = "this subquery can't become a join: it is related to 
      two queries, or within a LIMIT, a DISTINCT or another subquery. Relate it by equality alone, or write the join itself (JOIN .. \
      ON .., with GROUP BY for an aggregate); ROW_NUMBER() .. <= n ranks where it has a LIMIT";
 
-/// What an error of the optimizer means. The names in the plan were found before: what is not found any more was lost
-/// when a subquery became a join.
-pub fn of_optimizer(error: DataFusionError) -> DataFusionError {
+/// What an error of the optimizer means, over a plan with or without subqueries. The names in the plan were found before:
+/// what is not found any more was lost when a subquery became a join.
+pub fn of_optimizer(error: DataFusionError, asks_queries: bool) -> DataFusionError {
     match error.find_root() {
-        DataFusionError::SchemaError(..) => SqlError::somewhere(SUBQUERY).into(),
+        DataFusionError::SchemaError(..) if asks_queries => SqlError::somewhere(SUBQUERY).into(),
         _ => error,
     }
+}
+
+/// Whether a plan has subqueries that are to become joins.
+pub fn asks_queries(plan: &LogicalPlan) -> bool {
+    let of = |expr: &Expr| {
+        matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
+    };
+    let asks = |node: &LogicalPlan| {
+        matches!(node, LogicalPlan::Subquery(_))
+            || node.expressions().iter().any(|e| e.exists(|e| Ok(of(e))).unwrap_or(true))
+    };
+    plan.exists(|node| Ok(asks(node))).unwrap_or(true)
 }
 
 /// DataFusion's message as one that a reader of SQL understands: what it prints of its own structures says nothing to him.

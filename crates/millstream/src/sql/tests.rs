@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_core::Error;
 use millstream_core::sink::{OutputKind, Sink};
 use millstream_core::source::{Source, SourceTable};
 use millstream_io::{Options, TableSpec};
