@@ -3,7 +3,7 @@
 //! ```sql
 //! FROM orders CROSS JOIN UNNEST(items) AS t(id, amount)        -- an array of ROW gives its columns
 //! FROM orders, LATERAL UNNEST(tags) WITH ORDINALITY AS t(tag, n)
-//! FROM orders LEFT JOIN UNNEST(tags) AS t(tag) ON TRUE         -- also orders without a tag
+//! FROM orders LEFT JOIN UNNEST(tags) AS t(tag) ON tag > 'b'    -- also orders without such a tag
 //! FROM orders CROSS JOIN UNNEST(tags, notes) AS t(tag, note)   -- one beside the other, NULL where one is longer
 //! FROM orders, LATERAL (SELECT upper(tag) FROM UNNEST(tags) AS u(tag) WHERE tag <> '') AS t(tag)
 //! ```
@@ -11,6 +11,8 @@
 //! DataFusion plans UNNEST of an array that is known. One that looks at the table beside it is planned as a [`Beside`],
 //! which never runs: when the join that it stands in has been planned, [`beside_rows`] puts a projection and an `Unnest`
 //! of the table itself in its place, and what a LATERAL subquery filters and computes behind that.
+
+mod condition;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -204,7 +206,12 @@ fn unnest(join: &Join, number: usize) -> Result<LogicalPlan> {
         return plan_err!("UNNEST is joined by CROSS JOIN, JOIN or LEFT JOIN");
     }
     if join.join_type == JoinType::Left && !always {
-        return plan_err!("LEFT JOIN UNNEST(..) takes ON TRUE: put the condition into WHERE");
+        return match condition::met(join)? {
+            Some(met) => unnest(&met, number),
+            None => plan_err!(
+                "LEFT JOIN UNNEST(..) takes ON TRUE, or a condition on the elements of one array: put it into WHERE"
+            ),
+        };
     }
     let targets: Vec<_> = join.right.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
     let layer = Layer::of(&join.right, join, number)?;
