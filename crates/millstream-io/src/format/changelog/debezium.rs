@@ -9,12 +9,13 @@
 
 use std::borrow::Cow;
 
+use millstream_core::Result;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{Envelope, Rows, not_an_envelope};
 use crate::Options;
-use millstream_core::Result;
+use crate::format::json::cursor::Cursor;
 
 #[derive(Debug)]
 pub(super) struct Debezium {
@@ -30,25 +31,84 @@ impl Debezium {
     }
 }
 
-#[derive(Deserialize)]
+/// What counts of an envelope; the rows as they stand.
+#[derive(Default, Deserialize)]
 struct Record<'a> {
     #[serde(borrow, default)]
     op: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    before: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    after: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "row")]
+    before: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "row")]
+    after: Option<&'a str>,
     /// There, though it may be `null`.
     #[serde(borrow, default, deserialize_with = "raw")]
-    payload: Option<&'a RawValue>,
+    payload: Option<&'a str>,
 }
 
-fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<&'de str>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(|value| Some(value.get()))
 }
 
+fn row<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<&'de str>, D::Error> {
+    Ok(<Option<&RawValue>>::deserialize(deserializer)?.map(RawValue::get))
+}
+
+/// What is no plain envelope is left to serde_json, which knows what is wrong with it.
 fn read(text: &[u8]) -> std::result::Result<Record<'_>, String> {
-    serde_json::from_slice(text).map_err(|e| not_an_envelope("Debezium", &e))
+    match std::str::from_utf8(text).ok().and_then(read_plain) {
+        Some(record) => Ok(record),
+        None => serde_json::from_slice(text).map_err(|e| not_an_envelope("Debezium", &e)),
+    }
+}
+
+/// An envelope whose names have no escapes, each there once: as nearly all are.
+fn read_plain(text: &str) -> Option<Record<'_>> {
+    let (mut record, mut cursor) = (Record::default(), Cursor::new(text, String::new()));
+    cursor.space();
+    let (mut before, mut seen) = (b'{', 0);
+    loop {
+        if !cursor.take(&[before]) {
+            return None;
+        }
+        cursor.space();
+        if !cursor.take(b"\"") {
+            return None;
+        }
+        let name = cursor.plain_string()?;
+        cursor.space();
+        if !cursor.take(b":") {
+            return None;
+        }
+        cursor.space();
+        let start = cursor.at;
+        cursor.skip().ok()?;
+        let value = cursor.span(start..cursor.at);
+        let row = (value != "null").then_some(value);
+        let field = ["op", "before", "after", "payload"].iter().position(|known| *known == name);
+        match field {
+            Some(0) => record.op = Some(Cow::Borrowed(plain_text(value)?)),
+            Some(1) => record.before = row,
+            Some(2) => record.after = row,
+            Some(_) => record.payload = Some(value),
+            None => {}
+        }
+        let field = field.map_or(0, |field| 1u8 << field);
+        if seen & field != 0 {
+            return None;
+        }
+        seen |= field;
+        cursor.space();
+        if cursor.take(b"}") {
+            cursor.space();
+            return (cursor.at == text.len()).then_some(record);
+        }
+        before = b',';
+    }
+}
+
+/// The text that stands in these quotes, where it has no escapes.
+fn plain_text(value: &str) -> Option<&str> {
+    value.strip_prefix('"')?.strip_suffix('"').filter(|text| !text.contains('\\'))
 }
 
 impl Envelope for Debezium {
@@ -57,8 +117,8 @@ impl Envelope for Debezium {
         let inner = match (self.schema_include, outer.payload) {
             (Some(false), _) | (None, None) => outer,
             (None, Some(_)) if outer.op.is_some() => outer,
-            (_, Some(payload)) if payload.get() == "null" => return Ok(()),
-            (_, Some(payload)) => read(payload.get().as_bytes())?,
+            (_, Some("null")) => return Ok(()),
+            (_, Some(payload)) => read(payload.as_bytes())?,
             (Some(true), None) => {
                 return Err(
                     "'payload' is missing, which 'debezium-json.schema-include' = 'true' says is there".to_string()
@@ -72,14 +132,14 @@ impl Envelope for Debezium {
             "c" | "r" => rows.come(after(&inner)?, "after"),
             "u" => {
                 match inner.before {
-                    Some(before) => rows.go(before.get(), "before")?,
+                    Some(before) => rows.go(before, "before")?,
                     None if self.keyed => {}
                     None => return Err(before_missing("an update")),
                 }
                 rows.come(after(&inner)?, "after")
             }
             "d" => match inner.before {
-                Some(before) => rows.go(before.get(), "before"),
+                Some(before) => rows.go(before, "before"),
                 None => Err(before_missing("a delete")),
             },
             // A message that the database was asked to put into its log.
@@ -91,7 +151,7 @@ impl Envelope for Debezium {
 }
 
 fn after<'a>(record: &Record<'a>) -> std::result::Result<&'a str, String> {
-    record.after.map(RawValue::get).ok_or_else(|| "'after' is missing or null: the new row is not known".to_string())
+    record.after.ok_or_else(|| "'after' is missing or null: the new row is not known".to_string())
 }
 
 fn before_missing(what: &str) -> String {

@@ -127,6 +127,29 @@ fn what_is_no_debezium_envelope_is_rejected_with_what_is_wrong() {
 }
 
 #[test]
+fn an_envelope_is_read_however_it_is_written() {
+    let ways = [
+        r#" { "op" : "u" , "before" : { "id" : 1, "name" : "a}\"" } , "after" : {"id":2,"name":"b"} } "#,
+        r#"{"\u006fp":"u","before":{"id":1,"name":"a}\""},"after":{"id":2,"name":"b"}}"#,
+        r#"{"op":"\u0075","before":{"id":1,"name":"a}\""},"after":{"id":2,"name":"b"},"x":[{}, "\\"]}"#,
+        r#"{"after":{"name":"b","id":2},"source":null,"before":{"name":"a}\"","id":1},"op":"u"}"#,
+    ];
+    for way in ways {
+        let rows = rows(&decode("debezium-json", &[], &[way]));
+        assert_eq!(rows, ["0: 1 a}\"  -1", "0: 2 b  1"], "{way}");
+    }
+    for twice in [
+        r#"{"op":"c","op":"d","after":{"id":1,"name":"a"}}"#,
+        r#"{"before":null,"op":"c","after":{"id":2,"name":"b"},"before":null}"#,
+    ] {
+        assert!(reason("debezium-json", &[], twice).contains("duplicate field"), "{twice}");
+    }
+    for torn in [r#"{"op":"c","after":{"id":1,"name":"a"}"#, r#"{"op":"c","after":{"id":1,"name":"a"}} x"#] {
+        assert!(reason("debezium-json", &[], torn).starts_with("not JSON"), "{torn}");
+    }
+}
+
+#[test]
 fn schema_include_says_where_the_envelope_is() {
     let of = |include: &str, record: &str| {
         decode_with(&spec("debezium-json", &[], &[("debezium-json.schema-include", include)]), &[0, 3], &[record])
