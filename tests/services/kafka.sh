@@ -141,6 +141,8 @@ format() {
 start() {
   needs "$LIBS/.complete" openssl
   alone
+  # One of another version could not be started again on its data.
+  if running && [ "$VER" != "$(cat "$DIR/version" 2>/dev/null)" ]; then stop >&2; fi
   if running; then
     PORT=$(cat "$DIR/port")
   else
