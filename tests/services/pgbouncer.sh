@@ -5,14 +5,49 @@
 #   tests/services/pgbouncer.sh status    prints its URL, or fails
 #   tests/services/pgbouncer.sh stop
 #
-# The `pgbouncer` of the PATH is taken, or of $MILLSTREAM_PGBOUNCER.
+# The one that $MILLSTREAM_PGBOUNCER names is taken, or the one of the PATH; where there is none, Debian's or Ubuntu's
+# package is unpacked in the cache folder of the services, which asks for no rights and installs nothing.
 set -euo pipefail
 
 verb=${1:-}
 fail() { echo "pgbouncer.sh: $*" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
-binary=${MILLSTREAM_PGBOUNCER:-$(command -v pgbouncer || true)}
+
+# As postgres.sh: where another user than root can reach it.
+services=$(dirname "$("$here/postgres.sh" home main)")
+
+unpacked() {
+    local root=$services/pgbouncer-package
+    if [ ! -x "$root/pgbouncer" ] && command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null; then
+        local lists=$root/lists
+        rm -rf "$root"
+        mkdir -p "$lists/state/lists/partial" "$lists/cache/archives/partial" "$root/files"
+        local apt=(-qq -o "Dir::State=$lists/state" -o "Dir::Cache=$lists/cache" -o Dir::State::status=/var/lib/dpkg/status
+            -o APT::Sandbox::User=)
+        (
+            cd "$lists"
+            apt-get "${apt[@]}" update
+            # Its libraries go by other names from one release to the next.
+            apt-get "${apt[@]}" download pgbouncer \
+                $(apt-cache "${apt[@]}" depends pgbouncer | sed -n 's/^ *Depends: \(lib\(event\|c-ares\|cares\).*\)/\1/p')
+            for package in ./*.deb; do dpkg-deb -x "$package" "$root/files"; done
+        ) > "$root/log" 2>&1 || return 0
+        local libraries
+        libraries=$(dirname "$(find "$root/files" -name 'libevent*.so.*' | head -1)")
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s/files/usr/sbin/pgbouncer "$@"\n' "$libraries" "$root" > "$root/new"
+        chmod 755 "$root/new"
+        "$root/new" --version >> "$root/log" 2>&1 || return 0
+        rm -rf "$lists"
+        mv "$root/new" "$root/pgbouncer"
+    fi
+    [ ! -x "$root/pgbouncer" ] || echo "$root/pgbouncer"
+}
+
+exec 8> "$services/pgbouncer.lock"
+flock 8
+binary=${MILLSTREAM_PGBOUNCER:-$(command -v pgbouncer || unpacked)}
 [ -x "$binary" ] || fail "pgbouncer is missing: install 'pgbouncer' (it need not run), or name it in MILLSTREAM_PGBOUNCER"
+exec 8>&-
 
 database=$("$here/postgres.sh" start main)
 home=$("$here/postgres.sh" home main)/pgbouncer

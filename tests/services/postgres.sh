@@ -8,7 +8,7 @@
 #   tests/services/postgres.sh home [name]     prints the directory where it is kept
 #   tests/services/postgres.sh remove [name]   stops it and removes its data
 #
-# The default name is `main`. A name that begins with `tls` gets a server that demands TLS and passwords, with a CA, a
+# The default name is `main`; `bench` gets the memory that a server of its own would have. A name that begins with `tls` gets a server that demands TLS and passwords, with a CA, a
 # server's and a client's certificate in `certs/`. Every verb may be called again and by several processes at a time.
 set -euo pipefail
 
@@ -102,7 +102,7 @@ listen_addresses = '127.0.0.1'
 port = $(cat "$root/port")
 unix_socket_directories = '$root/socket'
 max_connections = 200
-shared_buffers = 256MB
+shared_buffers = $(if [ "$name" = bench ]; then echo 2GB; else echo 256MB; fi)
 max_wal_size = 2GB
 log_min_messages = warning
 CONF
