@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod conformance;
+mod full_disk;
 mod kill;
 mod lookup;
 mod pooled;
