@@ -35,9 +35,10 @@ pub struct Limit {
 pub struct Offer {
     /// At most one range a partition, none of them empty.
     pub ranges: Vec<Range>,
-    /// Every partition there is, or those that were not among the positions: the caller takes the new ones.
+    /// Every partition there is, or those that were not among the positions: the caller takes the new ones. One that was
+    /// named since the positions moved last is named again until they move.
     pub partitions: Vec<PartitionId>,
-    /// Partitions that hold nothing past the offered ranges and never will.
+    /// Partitions that hold nothing past the offered ranges and never will; named again as long as `partitions` are.
     pub finished: Vec<PartitionId>,
     /// No partition can be added any more.
     pub closed: bool,

@@ -42,6 +42,8 @@ pub(super) struct OneFile {
     pub moved: u64,
     /// Where it was read up to at the last offer.
     pub last: Position,
+    /// The offer that found it read to its end, as long as nothing else is seen of it: its position can't move.
+    pub settled: Option<u64>,
     content: Content,
 }
 
@@ -79,9 +81,22 @@ impl OneFile {
     pub(super) fn new(path: PathBuf, seen: FileIdentity, holding: Holding, followed: bool) -> Result<Self> {
         let content = Content::new(holding);
         let (packing, moved, last, known, offered) = Default::default();
-        let (replaced, gone, verified) = Default::default();
-        let mut file =
-            Self { path, followed, packing, seen, replaced, gone, known, offered, verified, moved, last, content };
+        let (replaced, gone, verified, settled) = Default::default();
+        let mut file = Self {
+            path,
+            followed,
+            packing,
+            seen,
+            replaced,
+            gone,
+            known,
+            offered,
+            verified,
+            moved,
+            last,
+            settled,
+            content,
+        };
         file.look(seen)?;
         Ok(file)
     }
@@ -94,6 +109,10 @@ impl OneFile {
             self.gone = false;
             self.packing = None;
             self.content = Content::new(self.content.holding());
+            self.settled = None;
+        }
+        if self.seen != seen {
+            self.settled = None;
         }
         self.seen = seen;
         let lines = self.content.holding() == Holding::Lines;
@@ -115,7 +134,10 @@ impl OneFile {
 
     /// The file was not found.
     pub(super) fn miss(&mut self) {
-        self.gone = true;
+        if !self.gone {
+            self.gone = true;
+            self.settled = None;
+        }
     }
 
     pub(super) fn seen(&self) -> FileIdentity {

@@ -17,8 +17,11 @@ use super::lines::LineReader;
 use super::listing::{Listing, plain};
 use super::rows::RangeLines;
 
-/// So many files are read from in one offer.
-const SERVED_MAX: usize = 16;
+/// So many files share the limit of an offer.
+const SHARERS_MAX: usize = 16;
+
+/// So many files are read from in one offer, where they are small.
+const SERVED_MAX: usize = 128;
 
 /// So many files are held open.
 const OPEN_MAX: usize = 256;
@@ -35,6 +38,10 @@ pub(super) struct Files {
     partitions: BTreeMap<PartitionId, OneFile>,
     /// Counts the offers.
     offers: u64,
+    /// The offer that found positions moved last: what the one before it said was taken.
+    moved: u64,
+    /// The sum of the positions at the last offer.
+    read: u64,
     /// The limit of the last offer, and among how many files it was shared out.
     shared: Option<(Limit, u64)>,
     /// Readers that were left at the end of a range, for whoever opens the next one.
@@ -57,8 +64,8 @@ struct Serving {
 
 impl Files {
     pub(super) fn new(listing: Listing, holding: Holding, followed: bool) -> Self {
-        let (in_order, listed, partitions, offers, shared, spare, resumed) = Default::default();
-        Self { listing, holding, followed, in_order, listed, partitions, offers, shared, spare, resumed }
+        let (in_order, listed, partitions, offers, moved, read, shared, spare, resumed) = Default::default();
+        Self { listing, holding, followed, in_order, listed, partitions, offers, moved, read, shared, spare, resumed }
     }
 
     /// A query goes on; so the ranges were recorded that ended last.
@@ -111,38 +118,51 @@ impl Files {
     /// What there is past these positions. Whether there is more than was offered is the second answer.
     pub(super) fn offer(&mut self, from: &Positions, limit: Limit) -> Result<(Offer, bool)> {
         if !self.followed
+            && self.offers == 0
             && let Some(id) = from.keys().find(|id| !self.partitions.contains_key(*id))
         {
             return Err(vanished(id));
         }
         self.offers += 1;
+        let read = from.values().fold(0u64, |sum, at| sum.wrapping_add(at.offset));
+        if read < std::mem::replace(&mut self.read, read) {
+            // Somebody begins anew.
+            self.partitions.values_mut().for_each(|file| file.settled = None);
+        }
         let mut kept = 0;
         let mut waiting = Vec::new();
         let mut moved = false;
-        for (id, file) in &mut self.partitions {
+        // There may be thousands that nothing happens to: they cost no look-up.
+        for (id, file) in self.partitions.iter_mut().filter(|(_, file)| file.settled.is_none()) {
             let at = from.get(id).copied().unwrap_or_default();
             if at != file.last {
                 file.last = at;
                 file.moved = self.offers;
                 moved = true;
             }
-            kept += file.trim(at);
+            let held = file.trim(at);
+            kept += held;
             if let Some(stamp) = self.resumed.remove(id) {
                 file.resume(at, &stamp);
             }
             file.check(id, at)?;
             if file.has_more(at) {
                 waiting.push((file.moved, id.clone(), at));
+            } else if held == 0 {
+                file.settled = Some(self.offers);
             }
         }
+        if moved {
+            self.moved = self.offers;
+        }
         self.refuse_renamed(from, &waiting)?;
-        if self.followed && !self.in_order && waiting.len() > SERVED_MAX {
+        if self.followed && !self.in_order && waiting.len() > SHARERS_MAX {
             // Who was served longest ago comes first, so that each gets its turn.
             waiting.sort_by_key(|(moved, ..)| *moved);
         }
         // An offer that is repeated shares as it did, though some files turned out to be empty.
         if moved || self.shared.is_none_or(|(last, _)| last != limit) {
-            let sharers = if self.in_order { 1 } else { waiting.len().clamp(1, SERVED_MAX) };
+            let sharers = if self.in_order { 1 } else { waiting.len().clamp(1, SHARERS_MAX) };
             self.shared = Some((limit, sharers as u64));
         }
         let waiting = waiting.into_iter().map(|(_, id, at)| (id, at)).collect();
@@ -175,7 +195,8 @@ impl Files {
         Ok(())
     }
 
-    /// Takes rows of up to [`SERVED_MAX`] files: of each its share, then what is left over.
+    /// Takes rows of up to [`SHARERS_MAX`] files that have more than their share, and of as many smaller ones as the limit
+    /// has room for, up to [`SERVED_MAX`]; then what is left over.
     fn serve(
         &mut self,
         waiting: Vec<(PartitionId, Position)>,
@@ -186,15 +207,17 @@ impl Files {
         let sharers = self.shared.map_or(1, |(_, sharers)| sharers);
         let share = Limit { rows: (left.rows / sharers).max(1), bytes: left.bytes / sharers };
         let mut serving: Vec<Serving> = Vec::new();
-        let mut passed = 0;
+        let (mut passed, mut unfinished) = (0, 0);
         for (id, at) in waiting {
             let held_up = self.in_order && serving.last().is_some_and(|s| s.cursor.more);
-            if serving.len() == SERVED_MAX || left.rows == 0 || held_up {
+            let full = serving.len() == SERVED_MAX || unfinished == SHARERS_MAX;
+            if full || left.rows == 0 || held_up {
                 break;
             }
             passed += 1;
             let mut cursor = Cursor::new(at);
             self.take(&id, &mut cursor, &mut left, share, kept)?;
+            unfinished += usize::from(cursor.more);
             if cursor.more || !cursor.is_empty() {
                 serving.push(Serving { id, cursor });
             }
@@ -245,10 +268,13 @@ impl Files {
         }
     }
 
+    /// What is known of a file is said until the positions move, which is when it was taken.
     fn describe(&mut self, from: &Positions, serving: Vec<Serving>) -> Result<Offer> {
         let mut offer = Offer { closed: !self.followed, lag: Some(0), ..Offer::default() };
         let mut serving: BTreeMap<_, _> = serving.into_iter().map(|s| (s.id, s.cursor)).collect();
-        for (id, file) in &mut self.partitions {
+        let moved = self.moved;
+        let untold = |file: &OneFile| file.settled.is_none_or(|settled| settled >= moved);
+        for (id, file) in self.partitions.iter_mut().filter(|(_, file)| untold(file)) {
             let mut at = from.get(id).copied().unwrap_or_default();
             if let Some(cursor) = serving.remove(id) {
                 at = cursor.at;
@@ -265,8 +291,10 @@ impl Files {
                 offer.lag = offer.lag.zip(file.behind(at)).map(|(all, more)| all.saturating_add(more));
             }
         }
-        // What has vanished holds nothing more; nobody should wait for it.
-        offer.finished.extend(from.keys().filter(|id| !self.partitions.contains_key(*id)).cloned());
+        // What has vanished holds nothing more; nobody should wait for it. What vanishes later stays among the files.
+        if self.moved <= 1 {
+            offer.finished.extend(from.keys().filter(|id| !self.partitions.contains_key(*id)).cloned());
+        }
         Ok(offer)
     }
 
@@ -291,7 +319,7 @@ impl Files {
     pub(super) fn give_back(&mut self, id: &PartitionId, reader: Option<LineReader>) {
         // A plain file is entered anywhere; only coming to a place of a packed one is dear.
         if let Some(reader) = reader.filter(|r| r.packing() != Packing::None) {
-            if self.spare.len() >= SERVED_MAX {
+            if self.spare.len() >= SHARERS_MAX {
                 self.spare.pop_first();
             }
             self.spare.insert(id.clone(), reader);
