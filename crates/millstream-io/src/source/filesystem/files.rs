@@ -178,7 +178,7 @@ impl Files {
             return Ok(());
         }
         let begun = |id: &PartitionId| from.get(id).is_some_and(|at| at.offset > 0);
-        let here = self.partitions.iter().filter(|(id, _)| begun(id));
+        let here = self.partitions.iter().filter(|(_, file)| file.last.offset > 0);
         let here = here.filter_map(|(id, file)| Some((file.seen().lasting(), (id, file.known()?.mark))));
         let before = self.resumed.iter().filter(|(id, _)| begun(id));
         let before = before.filter_map(|(id, stamp)| Some((stamp.node?, (id, stamp.mark?))));
