@@ -19,8 +19,9 @@ use tokio_postgres::types::ToSql;
 use crate::encode::writer;
 use crate::failure::failed;
 use crate::marker::Move;
-use crate::statement::{Statement, Writing};
+use crate::statement::Statement;
 use crate::table::value;
+use crate::writing::Writing;
 
 /// Bytes that are sent at once.
 const PIECE_BYTES: usize = 128 << 10;

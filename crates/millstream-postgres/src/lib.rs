@@ -21,6 +21,7 @@ mod statement;
 mod table;
 mod tls;
 mod wire;
+mod writing;
 
 use std::sync::Arc;
 

@@ -36,8 +36,9 @@ use crate::guess::Guess;
 use crate::marker::{MarkerRow, Move};
 use crate::name::TableName;
 use crate::settings::Settings;
-use crate::statement::{Found, Rows, Statement, Writing};
+use crate::statement::{Found, Rows, Statement};
 use crate::table::{Table, Wanted, value};
+use crate::writing::Writing;
 
 /// From how many rows on COPY is faster than one statement, its more round trips included.
 const COPY_FROM_ROWS: u64 = 512;
