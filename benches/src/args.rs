@@ -32,7 +32,7 @@ OPTIONS
   --quick         a tenth of everything, to see that it works; no numbers to quote
   --binary PATH   the engine [default: `millstream` beside this program]
   --data DIR      generated inputs, kept, and the runs [default: millstream-bench in the temporary directory]
-  --runs N        runs of each program in `events`, the median counts [default: 5, quick 3]
+  --runs N        runs of each program, the median counts; of `flat` at most 3 [default: 5, quick 3]
   --only A,B      only these rows of `events`, `nexmark`, `joins`, `top-n`, `retractions` and `flat`
   --trigger T     the trigger of the pipelines that follow a file [default: continuous]
   --peers-only    `events` without the engine

@@ -22,6 +22,8 @@ use crate::{Result, Verdict};
 
 /// Fewer than the least number of keys, so that none comes twice in a batch.
 const BATCH: u64 = 8192;
+/// Runs of each, at the most: the median counts. A run with few keys takes a quarter of a second, and scatters.
+const RUNS: usize = 3;
 /// More than this between the least number of keys and the most is not flat.
 const FLAT: f64 = 3.0;
 /// The engine rests when it used less than this share of a core for as long.
@@ -170,7 +172,7 @@ pub fn run(settings: &Settings, engine: &Engine) -> Result<Verdict> {
         let mut cells = vec![shape.name.to_string()];
         let mut costs = vec![];
         for keys in sizes {
-            match measure(settings, engine, shape, &Changing::new(*keys), updates) {
+            match median_of(settings, engine, shape, &Changing::new(*keys), updates) {
                 Ok(cost) => {
                     cells.push(format!("{:.2} ({:.1})", cost.cpu_us, cost.batch_ms));
                     costs.push(cost);
@@ -214,6 +216,14 @@ fn map_row(sizes: &[u64], updates: u64) -> Result<Vec<String>> {
     }
     cells.push(format!("{:.2}x", ratio(&costs)));
     Ok(cells)
+}
+
+/// The run whose CPU is the median.
+fn median_of(settings: &Settings, engine: &Engine, shape: &Shape, table: &Changing, updates: u64) -> Result<Cost> {
+    let runs = 0..settings.runs.min(RUNS);
+    let mut costs = runs.map(|_| measure(settings, engine, shape, table, updates)).collect::<Result<Vec<_>>>()?;
+    costs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
+    costs.get(costs.len() / 2).copied().ok_or_else(|| "there was no run".into())
 }
 
 /// What an update costs over so many keys.
