@@ -75,6 +75,9 @@ fn print(name: &str, status: &LogStatus, runs: bool) {
     for account in &status.totals {
         say!("  {}", account_line(account));
     }
+    if let Some((batch, lag)) = status.last_commit.as_ref().and_then(|commit| Some((commit.batch, commit.lag?))) {
+        say!("  lag         {} past batch {batch}", thousands(lag));
+    }
     let checkpoints: Vec<_> =
         status.checkpoints.iter().map(|(batch, at)| format!("batch {batch} at {}", show(*at))).collect();
     say!("  checkpoints {}", if checkpoints.is_empty() { "none yet".to_string() } else { checkpoints.join(", ") });
@@ -124,6 +127,7 @@ fn as_json(name: &str, status: &LogStatus, runs: bool) -> Value {
         "watermark_us": status.timeline.frontier(),
         "account": status.totals,
         "positions": status.positions,
+        "lag": status.last_commit.as_ref().and_then(|commit| commit.lag),
         "checkpoints": status.checkpoints.iter().map(|(batch, at)| json!({"batch": batch.0, "time_us": at})).collect::<Vec<_>>(),
     })
 }

@@ -291,6 +291,24 @@ fn a_file_that_is_not_there_is_code_8() {
 }
 
 #[test]
+fn status_says_how_much_there_was_left_to_read() {
+    let dir = lab(&sql(FOLLOWED, APPENDED));
+    let bytes = fs::metadata(dir.path().join("in.ndjson")).unwrap().len();
+    let mut before = bytes;
+    // Batches of 20 of the 400 rows.
+    for step in ["30", "60"] {
+        run(&dir, &["--trigger", "available-now"]).env("MILLSTREAM_DIE_AT_STEP", step).run();
+        let lag = status(dir.path(), "state")["lag"].as_u64().unwrap();
+        assert!(lag > 0 && lag < before, "{lag} of {before}");
+        before = lag;
+    }
+    run(&dir, &["--trigger", "available-now"]).run().ok();
+    assert_eq!(status(dir.path(), "state")["lag"], 0);
+    let said = Millstream::new(dir.path(), &["status", "state"]).run().ok().stdout;
+    assert!(said.contains("  lag         0 past batch 2"), "{said}");
+}
+
+#[test]
 fn sigterm_and_sigint_end_it_cleanly_with_a_checkpoint() {
     for signal in ["TERM", "INT"] {
         let dir = lab(&sql(FOLLOWED, APPENDED));

@@ -173,6 +173,10 @@ pub struct Commit {
     pub account: Vec<Account>,
     /// The watermarks of the partitions read, after the batch: per source, event time in microseconds.
     pub watermarks: BTreeMap<String, BTreeMap<PartitionId, i64>>,
+    /// How much more there was to read when the batch was decided, in the sources' own measure (records, else bytes),
+    /// where they know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
 }
 
 /// What became of the rows of one source: `read = used + rejected + late`.

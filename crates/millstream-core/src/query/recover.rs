@@ -185,8 +185,10 @@ impl Run {
         }
         let Ran { outcome, digest, .. } = ran;
         let rows_out = outcome.output.rows();
-        let replayed =
-            Commit { batch: intent.batch, digest, rows_out, account: outcome.account, watermarks: outcome.watermarks };
+        // What there was to read was known when it was first run.
+        let lag = commit.as_ref().and_then(|commit| commit.lag);
+        let (account, watermarks) = (outcome.account, outcome.watermarks);
+        let replayed = Commit { batch: intent.batch, digest, rows_out, account, watermarks, lag };
         if commit.as_ref() != Some(&replayed) {
             // Even where nothing was dropped: an earlier attempt may have left rows that no longer hold.
             self.dropped.write(intent.batch, &outcome.dropped).await?.await?;

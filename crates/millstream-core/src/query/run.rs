@@ -120,7 +120,8 @@ impl Run {
         let Ran { outcome, digest, .. } = ran;
         let rows_out = outcome.output.rows();
         let Outcome { account, watermarks, .. } = outcome;
-        let commit = Commit { batch: intent.batch, digest, rows_out, account, watermarks };
+        let lag = self.pace.lag;
+        let commit = Commit { batch: intent.batch, digest, rows_out, account, watermarks, lag };
         self.log.commit(&commit)?;
         self.runner.install();
         self.take_in(intent, &commit);
