@@ -223,7 +223,11 @@ fn from_datafusion(error: &DataFusionError) -> SqlError {
             let place = diagnostic.span.or_else(|| diagnostic.notes.iter().find_map(|n| n.span));
             let span = found.span.or(place.map(parser_span));
             let kept = inner_is_ours(inner);
-            SqlError { span, message: if kept { found.message } else { with_notes(diagnostic) }, kind: found.kind }
+            SqlError {
+                span,
+                message: if kept { found.message } else { said(&with_notes(diagnostic)) },
+                kind: found.kind,
+            }
         }
         DataFusionError::Context(_, inner) => from_datafusion(inner),
         DataFusionError::Shared(inner) => from_datafusion(inner),

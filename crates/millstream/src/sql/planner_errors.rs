@@ -51,8 +51,8 @@ pub(super) fn said(message: &str) -> String {
             false => format!("{} can't stand here", name_of(what)),
         };
     }
-    if let Some(types) = wrong_types(message) {
-        return types;
+    if let Some(plainly) = wrong_types(message).or_else(|| wrong_count(message)).or_else(|| missing(message)) {
+        return plainly;
     }
     let markers = ["Unsupported ast node in sqltorel: ", "Unsupported ast node ", "Unsupported JOIN operator "];
     if let Some(what) = markers.iter().find_map(|marker| message.split_once(marker)) {
@@ -89,6 +89,31 @@ fn wrong_types(message: &str) -> Option<String> {
         return None;
     }
     Some(format!("'{name}' takes {}, and is given {given}: CAST or TRY_CAST it", takes.join(" or ")))
+}
+
+/// `UNION queries have different number of columns; left has 1 columns whereas right has 2 columns`, and rows of VALUES.
+fn wrong_count(message: &str) -> Option<String> {
+    let numbers = |text: &str| -> Vec<usize> {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    if let Some((operation, sides)) = message.split_once(" queries have different number of columns") {
+        let [left, right] = *numbers(sides).as_slice() else { return None };
+        return Some(format!(
+            "{operation} needs as many columns on both sides: there are {left} before it and {right} after it"
+        ));
+    }
+    let rows = message.split_once("Inconsistent data length across values list")?.1;
+    let [here, row, first] = *numbers(rows).as_slice() else { return None };
+    Some(format!("the rows of VALUES need as many values each: the first has {first}, row {} has {here}", row + 1))
+}
+
+/// `The window w is not defined!`, `Placeholder '$1' was not provided a value for execution`.
+fn missing(message: &str) -> Option<String> {
+    if let Some((window, _)) = message.strip_prefix("The window ").and_then(|rest| rest.split_once(" is not defined")) {
+        return Some(format!("there is no window '{window}': name it behind the query, WINDOW {window} AS (..)"));
+    }
+    let parameter = message.strip_prefix("Placeholder '")?.split_once('\'')?.0;
+    Some(format!("'{parameter}' is a parameter, and nobody gives it a value here: write the value"))
 }
 
 /// DataFusion's message without what it puts before it and after it.
@@ -148,6 +173,10 @@ pub(super) fn place_of_quoted_word(message: &str, tokens: &[TokenWithSpan]) -> O
     words.find_map(|word| {
         let is_word = |t: &&TokenWithSpan| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word));
         tokens.iter().find(is_word).map(|t| t.span)
+    })
+    .or_else(|| {
+        let is_parameter = |t: &&TokenWithSpan| matches!(&t.token, Token::Placeholder(p) if message.starts_with(&format!("'{p}'")));
+        tokens.iter().find(is_parameter).map(|t| t.span)
     })
     .or_else(|| {
         // A path in FROM is text to the parser, and loses its place there.

@@ -102,7 +102,7 @@ impl VisitorMut for Forms<'_> {
     type Break = SqlError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-        if let Err(error) = complete::query(query, self.places) {
+        if let Err(error) = complete::query(query, self.places).and_then(|()| other_dialects::query(query)) {
             return ControlFlow::Break(error);
         }
         set_operations::counted(query);
@@ -129,6 +129,7 @@ impl VisitorMut for Forms<'_> {
 
     fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<SqlError> {
         let checked = complete::table(table, self.places).and_then(|()| other_dialects::table(table, self.places));
+        lateral::arrays(table);
         checked.map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 

@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, Join, JoinConstraint, JoinOperator, Select, SelectItem, Spanned, TableFactor, visit_expressions,
+    Expr, Function, Join, JoinConstraint, JoinOperator, LimitClause, Query, Select, SelectItem, Spanned, TableFactor,
+    visit_expressions,
 };
 
 use super::complete::Places;
@@ -49,6 +50,21 @@ pub fn select(select: &mut Select, places: Places<'_>) -> Result<(), SqlError> {
         }
     }
     Ok(())
+}
+
+/// Refuses what other dialects have around a SELECT.
+///
+/// # Errors
+/// With what to write.
+pub fn query(query: &Query) -> Result<(), SqlError> {
+    match &query.limit_clause {
+        Some(LimitClause::LimitOffset { limit_by, .. }) if let Some(by) = limit_by.first() => Err(SqlError::new(
+            by.span(),
+            "LIMIT n BY is not supported: QUALIFY ROW_NUMBER() OVER (PARTITION BY key ORDER BY ..) <= n takes n rows of \
+             each key",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn joined(join: &mut Join) -> Result<(), SqlError> {
