@@ -129,7 +129,6 @@ impl VisitorMut for Forms<'_> {
 
     fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<SqlError> {
         let checked = complete::table(table, self.places).and_then(|()| other_dialects::table(table, self.places));
-        lateral::arrays(table);
         checked.map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
@@ -195,6 +194,8 @@ fn form(expr: &mut Expr) -> Result<Option<Expr>, SqlError> {
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } if *unit != DateTimeField::NoDateTime => {
             Some(call("ceil_time", span, vec![text(&unit.to_string()), take(expr)]))
         }
+        // DataFusion looks for the columns of a literal in the query that it stands in alone, and not in those around it.
+        Expr::Array(Array { elem, .. }) => Some(call("make_array", span, mem::take(elem))),
         Expr::BinaryOp { .. } | Expr::InList { .. } => tuples::compared(expr),
         Expr::Substring { substring_from: Some(from), .. } if is_before_the_first(from) => {
             return Err(from_the_end(span));

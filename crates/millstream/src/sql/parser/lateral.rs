@@ -1,7 +1,7 @@
 //! `LATERAL (SELECT unnest(tags) ..)`: the elements become a table of the subquery, where they can be told from the row.
 //!
 //! `LATERAL (SELECT upper(unnest(tags)) AS t)` becomes `LATERAL (SELECT upper("$element") AS t FROM UNNEST(tags) AS
-//! "$unnest"("$element"))`, which `sql/unnest.rs` plans. An array that is spelt out in UNNEST becomes a call.
+//! "$unnest"("$element"))`, which `sql/unnest.rs` plans.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Select, SetExpr, Statement, TableFactor,
@@ -24,28 +24,6 @@ pub fn unnests(select: &mut Select) {
             }
         }
     }
-}
-
-/// `UNNEST(ARRAY[a, b])` becomes `UNNEST(make_array(a, b))`: DataFusion looks for the columns of the former in no table
-/// before it.
-pub fn arrays(table: &mut TableFactor) {
-    let TableFactor::UNNEST { array_exprs, .. } = table else { return };
-    for expr in array_exprs {
-        if let Expr::Array(array) = expr
-            && let Some(call) = made_of(&array.elem)
-        {
-            *expr = call;
-        }
-    }
-}
-
-/// `make_array(a, b)`.
-fn made_of(elements: &[Expr]) -> Option<Expr> {
-    let mut call = Parser::new(&GenericDialect {}).try_with_sql("make_array()").ok()?.parse_expr().ok()?;
-    let Expr::Function(function) = &mut call else { return None };
-    let FunctionArguments::List(list) = &mut function.args else { return None };
-    list.args = elements.iter().map(|element| FunctionArg::Unnamed(FunctionArgExpr::Expr(element.clone()))).collect();
-    Some(call)
 }
 
 /// Puts what a SELECT without FROM unnests into its FROM, where it is one array.
