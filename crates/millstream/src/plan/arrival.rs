@@ -81,7 +81,8 @@ impl Rewrite {
         // It has no window that could close, which is said there.
         if by.asc || self.emit == EmitMode::OnWindowClose {
             let function = row_number(partition, vec![]).alias(rank.name());
-            return self.ranking(vec![function], Some(first), input.clone()).map(Some);
+            let ranked = self.ranking(vec![function], Some(first), input.clone())?;
+            return only_come(ranked).map(Some);
         }
         self.last(partition, rank.name(), input.clone()).map(Some)
     }
@@ -116,4 +117,14 @@ impl Rewrite {
         let key = (!computed).then_some(keys);
         Ok(Edge { plan, changelog: true, key, facts, lag_us: None })
     }
+}
+
+/// The first rows as they came: no later one is before any of them, so that none goes again.
+fn only_come(ranked: Edge) -> Result<Edge, Refusal> {
+    let mut columns = ranked.plan.schema().columns();
+    columns.pop();
+    let facts = vec![ColumnFact::Plain; columns.len()];
+    let select = columns.into_iter().map(Expr::Column).collect();
+    let plan = LogicalPlan::Projection(Projection::try_new(select, Arc::new(ranked.plan))?);
+    Ok(Edge { plan, changelog: false, facts, ..ranked })
 }

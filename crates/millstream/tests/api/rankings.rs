@@ -115,6 +115,21 @@ async fn a_limit_without_an_order_passes_the_first_rows_on_and_takes_none_back()
 }
 
 #[tokio::test]
+async fn the_first_row_of_a_key_that_came_is_passed_on_and_never_taken_back() {
+    let by_arrival = |order: &str| {
+        format!(
+            "SELECT n FROM (SELECT n, row_number() OVER (PARTITION BY user ORDER BY p{order}) AS r FROM \
+             (SELECT *, PROCTIME() AS p FROM clicks)) WHERE r = 1"
+        )
+    };
+    let rows = emitted(&by_arrival("")).await;
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.parse::<i64>().is_ok()), "{rows:?}");
+    // The last one is taken back when another comes.
+    let rows = emitted(&by_arrival(" DESC")).await;
+    assert!(rows.iter().all(|row| row.parse::<i64>().is_err()), "{rows:?}");
+}
+
+#[tokio::test]
 async fn window_functions_leave_in_the_order_of_time_without_a_changelog() {
     let rows = emitted("SELECT at, lag(n) OVER (PARTITION BY user ORDER BY at) FROM clicks").await;
     assert_eq!(rows.len(), 40);
