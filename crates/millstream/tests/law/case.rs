@@ -155,6 +155,7 @@ async fn broken(prepared: &Prepared, input: &Input, life: &Life, expected: &Expe
         Ok(answer) if answer.late != expected.late => {
             Some(format!("{} rows were late, the model says {}", answer.late, expected.late))
         }
+        Ok(answer) if answer.rejected > 0 => Some(format!("{} rows failed", answer.rejected)),
         Ok(answer) => yardstick::difference(&expected.rows, &answer.rows),
     }
 }

@@ -13,7 +13,9 @@ mod case;
 mod cases;
 mod changes;
 mod data;
+mod fallible;
 mod joins;
+mod merged;
 mod model;
 mod nexmark;
 mod queries;
@@ -41,6 +43,29 @@ fn what_was_streamed_adds_up_to_the_batch_answer() {
 #[test]
 fn what_was_joined_adds_up_to_the_batch_answer() {
     case::hold("two tables", joins::random, 250);
+}
+
+#[test]
+fn what_was_joined_by_merged_columns_adds_up_to_the_batch_answer() {
+    case::hold("merged columns", |random| merged::random(random).with_kinds(random), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merged_column_is_the_first_of_both_that_is_there() {
+    for seed in 0..crate::number("MILLSTREAM_LAW_CASES").map_or(100, |cases| cases / 10) {
+        let mut random = Random::new(seed);
+        let (merged, spelled) = merged::pair(&mut random);
+        let input = Input::random(&mut random, &merged);
+        let spelled = Query { sql: spelled, ..merged.clone() };
+        let mut answers = vec![];
+        for query in [&merged, &spelled] {
+            let prepared = Prepared::new(query).await.unwrap_or_else(|e| panic!("seed {seed}: {}: {e}", query.sql));
+            let answer = prepared.in_batch(input.tables()).await;
+            answers.push(answer.unwrap_or_else(|e| panic!("seed {seed}: {}: {e}", query.sql)));
+        }
+        let difference = yardstick::difference(&answers[1], &answers[0]);
+        assert_eq!(difference, None, "seed {seed}: {} is not {}", merged.sql, spelled.sql);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

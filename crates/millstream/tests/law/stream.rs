@@ -23,6 +23,8 @@ use crate::yardstick::{
 pub struct Answer {
     pub rows: Rows,
     pub late: u64,
+    /// How many rows failed.
+    pub rejected: u64,
 }
 
 /// The tables `t` and `u`.
@@ -102,7 +104,7 @@ impl Prepared {
     /// The answer of the stream: everything it emitted, added up.
     pub async fn streamed(&self, input: &Input, life: &Life) -> Result<Answer> {
         let (disk, published) = (MemoryDisk::default(), Published::default());
-        let mut late = 0;
+        let (mut late, mut rejected) = (0, 0);
         for (number, interruption) in (0..).zip(life.interruptions.iter().copied().map(Some).chain([None])) {
             self.fill([&input.partitions, &input.others], life.seed + number, life.rows_max);
             let mut run = Run::new(&self.planner, &self.planned, Path::new("law"), &published);
@@ -115,8 +117,12 @@ impl Prepared {
             if life.often {
                 run.config.checkpoint_work = Duration::ZERO;
             }
+            run.fails = true;
             late = ran(&run, interruption).await?;
+            if interruption.is_none() {
+                rejected = run.accounts()?.iter().map(|a| a.rejected).sum();
+            }
         }
-        Ok(Answer { rows: added_up(&published, self.floats)?, late })
+        Ok(Answer { rows: added_up(&published, self.floats)?, late, rejected })
     }
 }
